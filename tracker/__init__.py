@@ -1,0 +1,1 @@
+"""A live gateway for GPS fleets: MQTT in, WebSocket, SSE and statistics out."""

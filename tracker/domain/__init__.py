@@ -1,0 +1,1 @@
+"""What the gateway knows and decides: no Trio, no sockets, no clock."""

@@ -1,0 +1,1 @@
+"""Hypercorn, and every byte that leaves a connection."""

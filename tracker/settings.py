@@ -1,0 +1,99 @@
+"""Every setting of the gateway, as one frozen tree.
+
+Sources, each overriding the one before: the defaults here, `tracker.toml`,
+`hypercorn.toml` (the `http` branch only), `TRACKER_…` in the environment, flags.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the messages come from."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    topics: tuple[str, ...] = ("trackers/#",)
+    qos: Literal[0, 1, 2] = 0
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    client_id: str | None = None
+    clean_session: bool = True
+    username: str | None = None
+    password: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    keepalive_s: Count = 60
+    connect_timeout_s: Seconds = 10.0
+    reconnect_min_s: Seconds = 1.0
+    reconnect_max_s: Seconds = 30.0
+    incoming_limit_messages: Count = 50_000
+    incoming_limit_bytes: Count = 64 * 1024 * 1024
+
+
+class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a client of `/api/v1/stream` may hold, and how long it may take."""
+
+    buffer_messages: Count = 100
+    buffer_bytes: Count = 1024 * 1024
+    max_device_ids: Count = 1000
+    ping_s: Seconds = 60.0
+    heartbeat_s: Seconds = 20.0
+    stall_s: Seconds = 10.0
+    drain_s: Seconds = 2.0
+    client_message_bytes: Count = 64 * 1024
+    client_messages_per_s: Count = 50
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the gateway listens. Named as in Hypercorn, whose file this branch may come from."""
+
+    bind: tuple[str, ...] = ("127.0.0.1:8000",)
+    backlog: Count = 4096
+    certfile: str | None = None
+    keyfile: str | None = None
+    keyfile_password: str | None = None
+    ca_certs: str | None = None
+    ciphers: str = "ECDHE+AESGCM"
+    alpn_protocols: tuple[str, ...] = ("h2", "http/1.1")
+    root_path: str = ""
+    keep_alive_timeout: Seconds = 75.0
+    keep_alive_max_requests: Count = 1000
+    ssl_handshake_timeout: Seconds = 10.0
+    read_head_timeout: Seconds = 10.0
+    h11_max_incomplete_size: Annotated[int, Meta(ge=1024, le=32 * 1024)] = 32 * 1024
+
+
+class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the HTTP API shows, and to whom."""
+
+    cors_origins: tuple[str, ...] = ()
+    devices: bool = False
+    devices_limit: Count = 100_000
+    page: bool = True
+    ready_grace_s: Seconds = 30.0
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is logged to stderr, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    queue_records: Count = 10_000
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The effective settings of one gateway."""
+
+    mqtt: MqttSettings = MqttSettings()
+    stream: StreamSettings = StreamSettings()
+    http: HttpSettings = HttpSettings()
+    api: ApiSettings = ApiSettings()
+    log: LogSettings = LogSettings()
