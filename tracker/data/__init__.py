@@ -1,0 +1,1 @@
+"""Recorded vehicles for the demo. Origin and licence: `README.md` beside this file."""
