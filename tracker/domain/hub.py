@@ -1,0 +1,165 @@
+"""Who watches what: the fan-out from one message to every stream of its device.
+
+Laws: `publish_batch` is synchronous and only offers, so between two checkpoints nobody
+sees half a publish, and that is the proof of order. A stream's subscriptions are gone
+when its `with` block is left, however that happens; leaving is synchronous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tracker.domain.message import Message
+from tracker.domain.notices import DropNotices
+from tracker.domain.queue import Drop, QueueLimits, Subscription
+from tracker.domain.stream import CloseReason, Outbox, Stream, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """The hub's counters, exact at one moment.
+
+    `published`: messages decoded and published, neither malformed nor retained;
+    `streams`: open connections by transport; `delivered`, `dropped`, `waiting`: messages,
+    summed over all streams that ever were.
+    """
+
+    published: int
+    subscriptions: int
+    devices_watched: int
+    devices_known: int
+    streams: dict[str, int]
+    opened: dict[str, int]
+    closed: dict[CloseReason, int]
+    offered: int
+    delivered: int
+    dropped: dict[Drop, int]
+    waiting: int
+
+
+class Hub:
+    """The fan-out, and the last known message of each device.
+
+    `devices_limit`: of how many devices the last message is kept; the ones that have been
+    silent longest are forgotten first.
+    """
+
+    def __init__(self, limits: QueueLimits, *, devices_limit: int) -> None:
+        self.notices = DropNotices()
+        self._limits = limits
+        self._devices_limit = devices_limit
+        self._watchers: dict[str, dict[Stream, Subscription]] = {}
+        self._streams: dict[Stream, None] = {}
+        self._last: dict[str, Message] = {}
+        self._published = 0
+        self._opened: dict[str, int] = {}
+        self._closed = dict.fromkeys(CloseReason, 0)
+        # Sums over the streams that are gone.
+        self._past_offered = 0
+        self._past_delivered = 0
+        self._past_dropped = dict.fromkeys(Drop, 0)
+
+    @contextmanager
+    def open_stream(
+        self, device_ids: Iterable[str], outbox: Outbox, transport: Transport
+    ) -> Iterator[Stream]:
+        """A stream of the messages of `device_ids`, live from now until the block is left."""
+        stream = Stream(
+            dict.fromkeys(device_ids), outbox, transport, self._limits, self.notices.count
+        )
+        self._streams[stream] = None
+        for device_id, subscription in stream.subscriptions.items():
+            self._watchers.setdefault(device_id, {})[stream] = subscription
+        self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
+        try:
+            yield stream
+        finally:
+            self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        for device_id in stream.subscriptions:
+            watchers = self._watchers[device_id]
+            del watchers[stream]
+            if not watchers:
+                del self._watchers[device_id]
+        del self._streams[stream]
+        stream.outbox.on_writable = None
+        buffer_full = stream.queue.dropped
+        self._past_dropped[Drop.BUFFER_FULL] += buffer_full
+        self._past_dropped[Drop.CLOSED] += stream.queue.clear()
+        self._past_delivered += stream.queue.delivered
+        self._past_offered += sum(s.offered for s in stream.subscriptions.values())
+        self._closed[stream.close_reason or CloseReason.CLIENT] += 1
+
+    def publish_batch(self, messages: Iterable[Message]) -> list[Stream]:
+        """Offer each message to every stream of its device. Never waits, never raises.
+
+        Returns the streams that were offered something: flush them. Hot path: S2b, S6b.
+        """
+        touched: list[Stream] = []
+        for message in messages:
+            self._published += 1
+            self._remember(message)
+            watchers = self._watchers.get(message.device_id)
+            if watchers is None:
+                continue
+            for stream, subscription in watchers.items():
+                stream.offer(message, subscription)
+                if not stream.touched:
+                    stream.touched = True
+                    touched.append(stream)
+        return touched
+
+    def seed(self, message: Message) -> None:
+        """Take a retained message as the last known one of its device, if none is known.
+
+        It is old news: no stream gets it, and it is not counted as published.
+        """
+        if message.device_id not in self._last:
+            self._remember(message)
+
+    def _remember(self, message: Message) -> None:
+        last = self._last
+        last.pop(message.device_id, None)  # so that the order is that of the last sign of life
+        last[message.device_id] = message
+        if len(last) > self._devices_limit:
+            del last[next(iter(last))]
+
+    def last_messages(self) -> list[Message]:
+        """The last known message of each device, the longest silent first."""
+        return list(self._last.values())
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The open streams, the oldest first."""
+        return list(self._streams)
+
+    def statistics(self) -> HubStatistics:
+        """All counters, at this moment."""
+        streams: dict[str, int] = dict.fromkeys(self._opened, 0)
+        delivered, offered, waiting = self._past_delivered, self._past_offered, 0
+        dropped = dict(self._past_dropped)
+        subscriptions = 0
+        for stream in self._streams:
+            streams[stream.transport.name] += 1
+            delivered += stream.queue.delivered
+            dropped[Drop.BUFFER_FULL] += stream.queue.dropped
+            subscriptions += len(stream.subscriptions)
+            for subscription in stream.subscriptions.values():
+                offered += subscription.offered
+                waiting += subscription.waiting
+        return HubStatistics(
+            published=self._published,
+            subscriptions=subscriptions,
+            devices_watched=len(self._watchers),
+            devices_known=len(self._last),
+            streams=streams,
+            opened=dict(self._opened),
+            closed=dict(self._closed),
+            offered=offered,
+            delivered=delivered,
+            dropped=dropped,
+            waiting=waiting,
+        )

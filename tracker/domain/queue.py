@@ -1,0 +1,146 @@
+"""What waits for one connection: one FIFO in publish order, bounded, with exact counters.
+
+Laws:
+- One order: what leaves is what was accepted, in the order in which it was offered.
+- Conservation: `offered == delivered + dropped + waiting` for each subscription at every
+  moment; *delivered* means that it left the queue for the socket.
+- Bounds: at most `limit_messages` of one device wait, and `limit_bytes` in all.
+
+A deque of our own, not a memory channel: the bounds are per device inside one order, and
+an event without a subscription (a ping) stands in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from tracker.domain.event import Event
+from tracker.domain.message import Message
+
+#: Picks one of an event's wire forms, e.g. `Event.frame`.
+Encoding = Callable[[Event], bytes]
+
+
+class Drop(Enum):
+    """Why a message did not reach a connection. The value is the metric's label."""
+
+    BUFFER_FULL = "buffer_full"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much may wait for one connection.
+
+    `messages`: messages of one device; `total_bytes`: bytes in all, counted as the size of
+    the JSON values (the bytes themselves are shared by all connections); `events`: events
+    that belong to no device.
+    """
+
+    messages: int = 100
+    total_bytes: int = 1024 * 1024
+    events: int = 16
+
+
+class Subscription:
+    """One (connection, device id) pair: its share of the connection's queue."""
+
+    __slots__ = ("delivered", "device_id", "dropped", "offered", "waiting")
+
+    def __init__(self, device_id: str) -> None:
+        self.device_id = device_id
+        self.offered = 0
+        self.delivered = 0
+        self.dropped = 0
+        self.waiting = 0
+
+
+class Queue:
+    """The events that wait for one connection.
+
+    Hot path: `offer` and `take` run for every delivery; the bench's S2b guards them.
+    """
+
+    __slots__ = ("_entries", "_events_waiting", "_limits", "delivered", "dropped", "waiting_bytes")
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._entries: deque[tuple[Event, Subscription | None]] = deque()
+        self._limits = limits
+        self._events_waiting = 0
+        self.waiting_bytes = 0
+        self.delivered = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def is_full_for(self, subscription: Subscription) -> bool:
+        """Whether the next message of `subscription` would break a bound."""
+        return (
+            subscription.waiting >= self._limits.messages
+            or self.waiting_bytes >= self._limits.total_bytes
+        )
+
+    def is_over_bytes(self) -> bool:
+        """Whether the bound in bytes is reached."""
+        return self.waiting_bytes >= self._limits.total_bytes
+
+    def put(self, message: Message, subscription: Subscription) -> None:
+        """Append a message; the caller has seen to the bounds."""
+        subscription.waiting += 1
+        self.waiting_bytes += message.size_bytes
+        self._entries.append((message, subscription))
+
+    def put_event(self, event: Event) -> None:
+        """Append an event that belongs to no subscription, unless too many of them wait."""
+        if self._events_waiting >= self._limits.events:
+            return
+        self._events_waiting += 1
+        self.waiting_bytes += event.size_bytes
+        self._entries.append((event, None))
+
+    def drop(self, subscription: Subscription) -> None:
+        """Count a message that was offered and not accepted."""
+        subscription.dropped += 1
+        self.dropped += 1
+
+    def take(self, encode: Encoding, limit_bytes: int) -> bytes:
+        """Take from the front what fits into `limit_bytes`, at least one event, encoded.
+
+        The queue must not be empty. The bound is on the JSON values, without envelopes.
+        """
+        entries = self._entries
+        parts: list[bytes] = []
+        taken_bytes = 0
+        while entries:
+            event, subscription = entries[0]
+            taken_bytes += event.size_bytes
+            if taken_bytes > limit_bytes and parts:
+                break
+            entries.popleft()
+            if subscription is None:
+                self._events_waiting -= 1
+            else:
+                subscription.waiting -= 1
+                subscription.delivered += 1
+                self.delivered += 1
+            self.waiting_bytes -= event.size_bytes
+            parts.append(encode(event))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def clear(self) -> int:
+        """Drop what waits; return how many messages that were."""
+        messages = 0
+        for _, subscription in self._entries:
+            if subscription is not None:
+                subscription.waiting -= 1
+                subscription.dropped += 1
+                messages += 1
+        self._entries.clear()
+        self._events_waiting = 0
+        self.waiting_bytes = 0
+        self.dropped += messages
+        return messages

@@ -1,0 +1,162 @@
+"""One client's stream: its subscriptions, its queue, and the outbox that the queue fills.
+
+Theory of operation: the hub offers messages; the ingest task then flushes the streams it
+touched. A flush moves what waits into the outbox, as far as the outbox takes it: in the
+common case one message, one system call, no task switch. What the kernel refuses stays
+the outbox's tail, and while there is one nothing leaves the queue; when the tail is gone
+the outbox calls back, and the flush goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from tracker.domain.event import HEARTBEAT, Event
+from tracker.domain.message import Message
+from tracker.domain.queue import Encoding, Queue, QueueLimits, Subscription
+
+#: One write carries at most this much: what a slow client's kernel refused of it is all
+#: that is held beside the queue.
+WRITE_LIMIT_BYTES = 64 * 1024
+
+
+class CloseReason(Enum):
+    """Why a stream ended. The value is the metric's label."""
+
+    CLIENT = "client"  # the client closed, or its connection broke
+    STALLED = "stalled"  # the kernel took not a byte of it for `stall_s`
+    SHUTDOWN = "shutdown"
+    FLOOD = "flood"  # it sent more than a client may
+    ERROR = "error"
+
+
+class Outbox(Protocol):
+    """Where a stream's bytes go: all that leaves one connection passes here, in order."""
+
+    #: Nothing unsent is held, and the connection is open.
+    writable: bool
+    #: Called, synchronously, each time the outbox becomes writable again.
+    on_writable: Callable[[], object] | None
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the kernel has refused bytes that are still unsent."""
+
+    def write_nowait(self, data: bytes) -> None:
+        """Send, or keep what the kernel does not take as the tail. Only while writable."""
+
+    async def wait_writable(self) -> None:
+        """Wait until writable, or until the connection is gone.
+
+        Cancellation: atomic, nothing changes.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How a stream's events are put on the wire.
+
+    `name` is the metric's label, `encode` the wire form of an event.
+    """
+
+    name: str
+    encode: Encoding
+
+
+#: WebSocket frames of our own making, into an outbox that takes bytes.
+WEBSOCKET = Transport("websocket", Event.frame)
+#: WebSocket text messages, each ended by a line feed, for a server that frames them itself.
+WEBSOCKET_LINES = Transport("websocket", Event.line)
+#: SSE events in HTTP/1.1 chunks of our own making.
+SSE_CHUNKED = Transport("sse", Event.chunk)
+#: Bare SSE events: HTTP/1.0, or a server that does the framing.
+SSE_BARE = Transport("sse", Event.sse)
+
+
+class Stream:
+    """One client's stream. Open it with `hub.open_stream`.
+
+    All methods are synchronous and none raises.
+    """
+
+    __slots__ = (
+        "_encode",
+        "_on_drop",
+        "close_reason",
+        "on_close",
+        "outbox",
+        "queue",
+        "subscriptions",
+        "touched",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        device_ids: Iterable[str],
+        outbox: Outbox,
+        transport: Transport,
+        limits: QueueLimits,
+        on_drop: Callable[[str], object],
+    ) -> None:
+        self.queue = Queue(limits)
+        self.subscriptions: Mapping[str, Subscription] = {
+            device_id: Subscription(device_id) for device_id in device_ids
+        }
+        self.outbox = outbox
+        self.transport = transport
+        #: Called once, when the gateway wants the stream to end.
+        self.on_close: Callable[[], object] | None = None
+        self.close_reason: CloseReason | None = None
+        #: Whether the publish under way has offered it something.
+        self.touched = False
+        self._encode = transport.encode
+        self._on_drop = on_drop
+        outbox.on_writable = self.flush
+
+    def offer(self, message: Message, subscription: Subscription) -> None:
+        """Queue a message, or drop it and count it. Law: see `Queue`, PROTOCOL A4."""
+        subscription.offered += 1
+        queue = self.queue
+        if queue.is_full_for(subscription) and not self._make_room(subscription):
+            queue.drop(subscription)
+            self._on_drop(subscription.device_id)
+            return
+        queue.put(message, subscription)
+
+    def _make_room(self, subscription: Subscription) -> bool:
+        # A message may be dropped only after the kernel has refused bytes.
+        self.flush()
+        if not self.queue.is_full_for(subscription):
+            return True
+        # An outbox that another task serves has not been refused yet: the bytes bound it.
+        return not self.outbox.refusing and not self.queue.is_over_bytes()
+
+    def post(self, event: Event) -> None:
+        """Queue an event that belongs to no device, and send it if the kernel takes it."""
+        self.queue.put_event(event)
+        self.flush()
+
+    def heartbeat(self) -> None:
+        """Put traffic on the wire, unless something waits already: then bytes flow anyway."""
+        if self.outbox.writable and not self.queue:
+            self.post(HEARTBEAT)
+
+    def flush(self) -> int:
+        """Move what waits into the outbox, as far as it takes it; return messages moved."""
+        self.touched = False
+        queue, outbox = self.queue, self.outbox
+        before = queue.delivered
+        while queue and outbox.writable:
+            outbox.write_nowait(queue.take(self._encode, WRITE_LIMIT_BYTES))
+        return queue.delivered - before
+
+    def close(self, reason: CloseReason) -> None:
+        """Ask for the end of the stream; the first reason stands."""
+        if self.close_reason is None:
+            self.close_reason = reason
+            if self.on_close is not None:
+                self.on_close()
