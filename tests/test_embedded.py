@@ -197,8 +197,13 @@ async def test_cancelled_while_starting_or_open_leaves_no_child(delay_s: float) 
 
 
 def children() -> set[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+        except FileNotFoundError:  # an idle thread that ended meanwhile
+            continue
+    return found
 
 
 PARENT = """
