@@ -2,20 +2,62 @@
 
 Sources, each overriding the one before: the defaults here, `tracker.toml`,
 `hypercorn.toml` (the `http` branch only), `TRACKER_…` in the environment, flags.
+`config.py` reads them; `rules.py` says what a tree must fulfil beyond its types.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-Seconds = Annotated[float, Meta(gt=0)]
+# The upper bound keeps infinity out of deadlines.
+Seconds = Annotated[float, Meta(gt=0, le=1_000_000)]
 Count = Annotated[int, Meta(ge=1)]
 
+SECRET_KEYS = frozenset({"mqtt.password", "http.keyfile_password"})
+"""Settings whose value is never shown. `mqtt.url` is shown through `masked_url`."""
 
-class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+MASK = "***"
+
+
+def masked_url(url: str) -> str:
+    """`mqtt://user:pw@host` as `mqtt://user:***@host`, for any text, however broken.
+
+    Hidden are: what stands between the first colon behind the scheme and the last `@` (so an
+    unescaped `/`, `#` or `@` in a password does not bring a part of it to light); without an
+    `@`, what stands where the port should and is none; a query and a fragment.
+    """
+    scheme = re.match(r"(?:[A-Za-z][A-Za-z0-9+.-]*://)?", url)
+    assert scheme is not None  # it matches the empty text too
+    credentials, at, address = url[scheme.end() :].rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    if not at:
+        host, port_colon, port = address.partition(":")
+        if not host.startswith("[") and not re.match(r"\d{0,5}(?![^/?#])", port):
+            address = f"{host}{port_colon}{MASK}"
+    address = re.sub(r"([?#]).+", rf"\1{MASK}", address, flags=re.DOTALL)
+    return f"{scheme[0]}{user}{colon}{MASK if colon else ''}{at}{address}"
+
+
+class _Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A branch whose `repr` shows no secret, since settings end up in tracebacks and logs."""
+
+    def __repr__(self) -> str:
+        shown = []
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and any(key.endswith(f".{name}") for key in SECRET_KEYS):
+                value = MASK
+            elif name == "url":
+                value = masked_url(value)
+            shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class MqttSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the messages come from."""
 
     url: str = "mqtt://127.0.0.1:1883"
@@ -30,7 +72,8 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-    keepalive_s: Count = 60
+    # MQTT 3.1.1 §3.1.2.10: two bytes
+    keepalive_s: Annotated[int, Meta(ge=1, le=65_535)] = 60
     connect_timeout_s: Seconds = 10.0
     reconnect_min_s: Seconds = 1.0
     reconnect_max_s: Seconds = 30.0
@@ -38,7 +81,7 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     incoming_limit_bytes: Count = 64 * 1024 * 1024
 
 
-class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StreamSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a client of `/api/v1/stream` may hold, and how long it may take."""
 
     buffer_messages: Count = 100
@@ -52,7 +95,7 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     client_messages_per_s: Count = 50
 
 
-class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class HttpSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the gateway listens. Named as in Hypercorn, whose file this branch may come from."""
 
     bind: tuple[str, ...] = ("127.0.0.1:8000",)
@@ -71,7 +114,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     h11_max_incomplete_size: Annotated[int, Meta(ge=1024, le=32 * 1024)] = 32 * 1024
 
 
-class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ApiSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the HTTP API shows, and to whom."""
 
     cors_origins: tuple[str, ...] = ()
@@ -81,7 +124,7 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ready_grace_s: Seconds = 30.0
 
 
-class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LogSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is logged to stderr, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"

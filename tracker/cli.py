@@ -1,0 +1,226 @@
+"""The commands: parse, load the settings, run, exit code.
+
+Exit codes: what the gateway ends with; 2 where the command line or the settings are wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tracker.config import (
+    BRANCHES,
+    LoadedSettings,
+    SettingsError,
+    load_settings,
+    shown,
+    value_of,
+)
+from tracker.logs import configure_logging
+from tracker.rules import bind_problem
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
+
+logger = logging.getLogger(__name__)
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class WrongSettings(click.ClickException):
+    """Settings that cannot be used: the message is complete, the usage would not help."""
+
+    exit_code = 2
+
+
+def settings_options(command: Command) -> Command:
+    """The flags that scripts rely on; `command` gets the `LoadedSettings` they lead to."""
+    for option in reversed(
+        (
+            click.option(
+                "--mqtt-url",
+                metavar="URL",
+                help="The broker: mqtt://user:pw@host:1883, mqtts:// with TLS, ws:// or wss://.",
+            ),
+            click.option(
+                "--topic",
+                metavar="FILTER",
+                multiple=True,
+                help="What to subscribe to; may be repeated.  [default: trackers/#]",
+            ),
+            click.option(
+                "--qos",
+                type=click.Choice(["0", "1", "2"]),
+                help="The QoS to subscribe with.  [default: 0]",
+            ),
+            click.option(
+                "--bind",
+                metavar="ADDRESS",
+                multiple=True,
+                help="Where to listen: "
+                "host:port, [ipv6]:port or unix:path; may be repeated.  "
+                "[default: 127.0.0.1:8000]",
+            ),
+            click.option(
+                "--config",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="Settings.  [default: tracker.toml, if there is one]",
+            ),
+            click.option(
+                "--hypercorn-config",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="Settings of the HTTP side under Hypercorn's names.  "
+                "[default: hypercorn.toml, if there is one]",
+            ),
+            click.option(
+                "--log-level",
+                type=click.Choice(LEVELS),
+                help="What to log to stderr.  [default: info]",
+            ),
+            click.option(
+                "--log-format", type=click.Choice(FORMATS), help="How to log it.  [default: text]"
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tracker", message="%(prog)s %(version)s")
+def main() -> None:
+    """A live gateway for GPS fleets: MQTT in, WebSocket, SSE and statistics out."""
+
+
+@main.command()
+@settings_options
+@click.pass_context
+def serve(context: click.Context, /, **options: Any) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Each setting comes from the last of these that has it: the defaults, tracker.toml,
+    hypercorn.toml, the environment (TRACKER_MQTT__URL), the flags below. `tracker check-config`
+    shows what they come to.
+    """
+    loaded = _load(**options)
+    if loaded.warnings:
+        with configure_logging(loaded.settings.log):
+            for warning in loaded.warnings:
+                logger.warning(warning)
+    from tracker.app import run  # here: the other commands start without the server
+
+    context.exit(run(loaded.settings))
+
+
+@main.command()
+@settings_options
+def check_config(**options: Any) -> None:
+    """Show the effective settings, and where each came from, as TOML.
+
+    Takes the same flags as `tracker serve`. Secrets are masked. Exit code 0, or 2 with everything
+    that is wrong on stderr.
+    """
+    loaded = _load(**options)
+    for warning in loaded.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    click.echo(render(loaded))
+
+
+@main.command()
+@click.option(
+    "--speed",
+    type=float,
+    default=20.0,
+    show_default=True,
+    metavar="FACTOR",
+    help="How many times faster than recorded.",
+)
+@click.option(
+    "--bind",
+    default="127.0.0.1:8000",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where to listen.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="warning",
+    show_default=True,
+    help="What to log to stderr.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="How to log it.",
+)
+@click.pass_context
+def demo(context: click.Context, speed: float, bind: str, log_level: str, log_format: str) -> None:
+    """Watch recorded vehicles move: a broker, a replay and a gateway in one. Ctrl-C ends it."""
+    if not (math.isfinite(speed) and speed > 0):
+        raise click.BadParameter(
+            f"{speed} is no factor; expected a number above 0.", param_hint="--speed"
+        )
+    problem = bind_problem(bind)
+    if problem is not None:
+        raise click.BadParameter(f"{problem}.", param_hint="--bind")
+    from tracker.demo import run  # here: only the demo needs a broker
+
+    context.exit(run(speed=speed, bind=bind, log_level=log_level, log_format=log_format))
+
+
+def render(loaded: LoadedSettings) -> str:
+    """The settings as a `tracker.toml`, with the source of each behind it. Secrets are masked."""
+    lines = {
+        key: f"# {name}" if value is None else f"{name} = {shown(key, value)}"
+        for key in loaded.sources
+        for name, value in [(key.partition(".")[2], value_of(loaded.settings, key))]
+    }
+    # A long value pushes only its own source to the right.
+    width = max(len(line) for line in lines.values() if len(line) <= 60)
+    blocks = []
+    for branch in BRANCHES:
+        block = [f"[{branch}]"]
+        for key, line in lines.items():
+            if key.startswith(f"{branch}."):
+                unset = "not set, " if line.startswith("#") else ""
+                block.append(f"{line:<{width}}  # {unset}{loaded.sources[key]}")
+        blocks.append("\n".join(block))
+    return "\n\n".join(blocks)
+
+
+def _load(
+    *,
+    config: Path | None,
+    hypercorn_config: Path | None,
+    qos: str | None,
+    mqtt_url: str | None,
+    topic: tuple[str, ...],
+    bind: tuple[str, ...],
+    log_level: str | None,
+    log_format: str | None,
+) -> LoadedSettings:
+    flags = {
+        "--mqtt-url": mqtt_url,
+        "--topic": topic,
+        "--qos": None if qos is None else int(qos),
+        "--bind": bind,
+        "--log-level": log_level,
+        "--log-format": log_format,
+    }
+    try:
+        return load_settings(
+            environ=os.environ, config_file=config, hypercorn_file=hypercorn_config, flags=flags
+        )
+    except SettingsError as error:
+        raise WrongSettings(str(error)) from None
