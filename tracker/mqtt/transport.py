@@ -1,0 +1,179 @@
+"""The socket under paho: made by Trio, read in large pieces.
+
+paho makes its own socket and blocks while it does, and reads it in three or more
+system calls for each packet. It has no public door for either, so `PahoClient`
+overrides the methods that make the socket; `tests/mqtt/test_transport.py` fails when
+a new paho renames them.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+import paho.mqtt.client as paho
+import trio
+
+from tracker.mqtt.options import SocketOption
+
+# One read takes at most this much: some 300 messages of a tracker, one batch.
+READ_BYTES = 64 * 1024
+
+
+class BufferedSocket:
+    """A non-blocking socket that reads ahead, in the shape that paho expects."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._buffer = b""
+        self._start = 0
+
+    def recv(self, count: int) -> bytes:
+        """Return up to `count` bytes, `b""` at the end. Raises: what the inner socket raises."""
+        start = self._start
+        buffer = self._buffer
+        if start == len(buffer):
+            buffer = self._buffer = self._inner.recv(READ_BYTES)
+            start = 0
+        self._start = start + count
+        if self._start >= len(buffer):
+            self._start = len(buffer)
+        return buffer[start : self._start]
+
+    def pending(self) -> int:
+        """Return how many bytes wait that no poll will tell of."""
+        inner = self._inner
+        ahead: int = inner.pending() if hasattr(inner, "pending") else 0
+        return len(self._buffer) - self._start + ahead
+
+    def send(self, data: bytes | bytearray) -> int:
+        """Send what the kernel takes, and return how much that was."""
+        sent: int = self._inner.send(data)
+        return sent
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._inner.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once closed."""
+        fd: int = self._inner.fileno()
+        return fd
+
+    def setblocking(self, flag: bool) -> None:
+        """Say whether calls wait."""
+        self._inner.setblocking(flag)
+
+    def __getattr__(self, name: str) -> Any:
+        # Users of aiomqtt reach through `client._client.socket()` for getpeername and the like.
+        return getattr(self._inner, name)
+
+
+class PahoClient(paho.Client):
+    """paho's client on a socket that was connected for it."""
+
+    connected_socket: socket.socket | None = None
+
+    def _create_socket(self) -> Any:
+        return BufferedSocket(super()._create_socket())
+
+    def _create_socket_connection(self) -> socket.socket:
+        return self._take_socket() or super()._create_socket_connection()
+
+    def _create_unix_socket_connection(self) -> socket.socket:
+        return self._take_socket() or super()._create_unix_socket_connection()
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        try:
+            return super()._ssl_wrap_socket(tcp_sock)
+        except BaseException:
+            # Left open by paho when there is no TLS at the other end.
+            tcp_sock.close()
+            raise
+
+    def has_read_ahead(self) -> bool:
+        """Say whether bytes wait that were read from the kernel already."""
+        sock: Any = self._sock
+        return sock is not None and sock.pending() > 0
+
+    def close_socket(self) -> None:
+        """Close whatever socket there is, without a goodbye, and count as disconnected."""
+        sock = self._take_socket()
+        if sock is not None:
+            sock.close()
+        self._sock_close()
+        # Without a socket this sends nothing; it ends the state in which paho refuses
+        # to have its settings changed.
+        self.disconnect()
+
+    def _take_socket(self) -> socket.socket | None:
+        sock, self.connected_socket = self.connected_socket, None
+        if sock is not None:
+            sock.settimeout(self.connect_timeout)
+        return sock
+
+
+async def open_socket(
+    *,
+    hostname: str,
+    port: int,
+    unix: bool,
+    bind_address: str,
+    bind_port: int,
+    options: tuple[SocketOption, ...],
+) -> socket.socket:
+    """Connect to a broker and return the plain, still silent socket.
+
+    Raises: OSError, the first one met, when there is no way to it.
+    Cancellation: leaves no socket behind. A name lookup goes on in Trio's worker thread
+    until the resolver gives up, and its result is dropped.
+    """
+    if unix:
+        stream = await trio.open_unix_socket(hostname)
+    elif bind_port:
+        stream = await _open_bound(hostname, port, bind_address, bind_port)
+    else:
+        try:
+            stream = await trio.open_tcp_stream(hostname, port, local_address=bind_address or None)
+        except OSError as error:
+            raise _first_cause(error) from error
+    sock = socket.socket(fileno=stream.socket.detach())
+    try:
+        for option in options:
+            sock.setsockopt(*option)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _open_bound(
+    hostname: str, port: int, bind_address: str, bind_port: int
+) -> trio.SocketStream:
+    # One local port can serve one attempt at a time, so the addresses are tried in turn.
+    failure: OSError | None = None
+    for family, kind, proto, _, address in await trio.socket.getaddrinfo(
+        hostname, port, type=socket.SOCK_STREAM
+    ):
+        sock = trio.socket.socket(family, kind, proto)
+        try:
+            await sock.bind((bind_address, bind_port))
+            await sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failure = failure or error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return trio.SocketStream(sock)
+    raise failure or OSError(f"no address found for {hostname}")
+
+
+def _first_cause(error: OSError) -> OSError:
+    """Return the first failed attempt beneath Trio's "all attempts to connect failed"."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause if isinstance(cause, OSError) else error
