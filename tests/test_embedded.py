@@ -24,11 +24,6 @@ from tracker.embedded import BrokerError, EmbeddedBroker, open_broker
 
 LIMIT_S = 20.0
 
-needs_iotcore = pytest.mark.skipif(
-    importlib.util.find_spec("iotcore") is None and not os.environ.get("CI"),
-    reason="iotcore is not installed: pip install 'tracker[demo]'",
-)
-
 
 @contextmanager
 def paho_client(broker: EmbeddedBroker) -> Iterator[paho.Client]:
@@ -98,7 +93,6 @@ def assert_free(port: int) -> None:
         probe.listen(1)
 
 
-@needs_iotcore
 async def test_messages_pass_and_nothing_stays_behind() -> None:
     # 100,000 bytes: five times the payload at which iotcore cuts a client by default
     messages = [("trackers/1", b"{}"), ("trackers/2", b"x" * 100_000)]
@@ -110,7 +104,6 @@ async def test_messages_pass_and_nothing_stays_behind() -> None:
         assert_free(broker.port)
 
 
-@needs_iotcore
 async def test_listens_on_the_loopback_interface_only() -> None:
     with trio.fail_after(LIMIT_S):
         async with open_broker() as broker:
@@ -119,7 +112,6 @@ async def test_listens_on_the_loopback_interface_only() -> None:
     assert listening == {("tcp", f"0100007F:{broker.port:04X}")}
 
 
-@needs_iotcore
 async def test_the_port_can_be_used_again_at_once() -> None:
     """A broker that is killed under its clients and started again, as the tests of others do."""
     with trio.fail_after(LIMIT_S):
@@ -132,7 +124,6 @@ async def test_the_port_can_be_used_again_at_once() -> None:
             assert await trio.to_thread.run_sync(round_trip, second, messages) == messages
 
 
-@needs_iotcore
 async def test_port_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -155,7 +146,6 @@ async def test_iotcore_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@needs_iotcore
 async def test_a_broker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracker.embedded.CONFIGURATION", "nonsense = {port}")
     with trio.fail_after(LIMIT_S), pytest.raises(BrokerError) as caught:
@@ -165,7 +155,6 @@ async def test_a_broker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPat
     assert "missing configuration field" in str(caught.value)
 
 
-@needs_iotcore
 async def test_watch_tells_when_the_broker_died() -> None:
     with trio.fail_after(LIMIT_S):
         async with open_broker() as broker:
@@ -175,7 +164,6 @@ async def test_watch_tells_when_the_broker_died() -> None:
         assert_free(broker.port)
 
 
-@needs_iotcore
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
 async def test_an_error_in_the_block_travels_unwrapped(error: BaseException) -> None:
     with trio.fail_after(LIMIT_S), pytest.raises(type(error)) as caught:
@@ -185,7 +173,6 @@ async def test_an_error_in_the_block_travels_unwrapped(error: BaseException) -> 
     assert not is_alive(broker.pid)
 
 
-@needs_iotcore
 @pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.05])
 async def test_cancelled_while_starting_or_open_leaves_no_child(delay_s: float) -> None:
     before = children()
@@ -219,7 +206,6 @@ trio.run(main)
 """
 
 
-@needs_iotcore
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         try:
@@ -231,7 +217,6 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
     wait_ended(pid, port)
 
 
-@needs_iotcore
 async def test_its_chatter_goes_to_the_log_at_debug(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.mqtt import MqttError
+from tracker.embedded import open_broker
+from tracker.mqtt import Client, MqttError
 from tracker.replay import (
     Due,
     Record,
@@ -339,6 +340,36 @@ async def test_cancelled_it_disconnects_and_has_taken_at_most_one_report_more(
     assert not broker.connected
     assert len(broker.published) == published
     assert [one.at_s for one in due] == left
+
+
+# The shell, against a real broker
+
+
+async def test_with_our_client_and_a_broker_that_dies(nursery: trio.Nursery) -> None:
+    """The recording goes on behind what was published, in order, to its end.
+
+    What the dying broker held, and what came before the new one had its subscriber, is lost.
+    """
+    records = tuple(record(index / 100, f"{index:03}") for index in range(200))
+    due = schedule([Recording(name="made up", records=records)], speed=1)
+    received: list[str] = []
+    with trio.fail_after(30):
+        async with open_broker() as broker:
+            publisher = Client(broker.host, broker.port)
+            async with Client(broker.host, broker.port) as subscriber:
+                await subscriber.subscribe("trackers/#")
+                await nursery.start(run_replay, publisher, due)
+                while len(received) < 50:
+                    received.append((await anext(subscriber.messages)).topic.value)
+        async with (
+            open_broker(port=broker.port),
+            Client(broker.host, broker.port) as subscriber,
+        ):
+            await subscriber.subscribe("trackers/#")
+            while received[-1] != "trackers/199":
+                received.append((await anext(subscriber.messages)).topic.value)
+    assert received[:50] == [f"trackers/{index:03}" for index in range(50)]
+    assert received == sorted(received)
 
 
 # The bundled data
