@@ -8,6 +8,8 @@ from __future__ import annotations
 import paho.mqtt.client as paho
 from paho.mqtt.reasoncodes import ReasonCode
 
+DISCONNECTED = "Disconnected during message iteration"
+
 # MQTT 3.1.1 §3.2.2.3
 _CONNACK_REFUSALS = {
     1: "Incorrect protocol version",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from tracker.mqtt.errors import MqttError
+from tracker.mqtt.errors import DISCONNECTED, MqttError
 from tracker.mqtt.message import Message
 from tracker.mqtt.queues import Queue
 
@@ -156,7 +156,7 @@ class Incoming:
         await trio.lowlevel.checkpoint()
         while not self._queue.qsize():
             if self._is_closed:
-                raise MqttError("Disconnected during message iteration") from self._close_cause
+                raise MqttError(DISCONNECTED) from self._close_cause
             await self._waiting_tasks.park()
 
     def _count_taken(self, batch: list[Message]) -> None:
