@@ -16,7 +16,7 @@ import datetime
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -155,10 +155,10 @@ def shown(key: str, value: object) -> str:
     """`value` as it may be printed: as in TOML, on one line, whole, without its secret."""
     if value is None:
         return "not set"
-    if key in SECRET_KEYS:
-        return MASK
-    if key == "mqtt.url":
-        return _toml(masked_url(value)) if isinstance(value, str) else MASK
+    if key in SECRET_KEYS or key == "mqtt.url":
+        if not isinstance(value, str):
+            return MASK
+        value = masked_url(value) if key == "mqtt.url" else MASK
     return _toml(value)
 
 
@@ -193,9 +193,11 @@ def _read_toml(
         problems.append(f"{path}: expected TOML in UTF-8")
     except tomllib.TOMLDecodeError as error:
         problems.append(f"{path}: expected TOML: {str(error)[:1].lower()}{str(error)[1:]}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "a path has no NUL character"
-        problems.append(f"{path}: {reason.lower()}; expected a readable file")
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        problems.append(f"{path}: {reason}; expected a readable file")
+    except ValueError:
+        problems.append(f"{quoted(str(path))}: a path has no NUL character")
     return str(path), {}
 
 
@@ -253,17 +255,17 @@ def _from_hypercorn_file(
 def _from_environment(
     environ: Mapping[str, str], problems: list[str]
 ) -> Iterator[tuple[str, _Given]]:
-    keys = {_variable(key): key for key in LEAVES}
+    keys = {key.replace(".", "__").upper(): key for key in LEAVES}
     for variable, text in environ.items():
-        if variable in keys:
-            key = keys[variable]
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or _is_kubernetes(variable, text):
+            continue
+        if name in keys:
+            key = keys[name]
             yield key, _Given(_parsed(text, inspect.type_info(LEAVES[key].type)), variable)
-        elif variable.startswith(ENVIRONMENT_PREFIX) and not _is_kubernetes(variable, text):
-            problems.append(f"{_bare(variable)}: not a setting{_did_you_mean(variable, keys)}")
-
-
-def _variable(key: str) -> str:
-    return ENVIRONMENT_PREFIX + key.replace(".", "__").upper()
+        else:
+            hint = _did_you_mean(name, keys, prefix=ENVIRONMENT_PREFIX)
+            problems.append(f"{_bare(variable)}: not a setting{hint}")
 
 
 def _is_kubernetes(variable: str, text: str) -> bool:
@@ -330,9 +332,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
-def _did_you_mean(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _bare(name: str) -> str:
