@@ -1,0 +1,156 @@
+/** Vehicles on the canvas: an arrow where the heading is known, a dot where not, and a fading trail. */
+
+import { label } from "./graticule.js";
+import { shortWay } from "./mercator.js";
+
+/** How long a symbol takes to glide to a new position. */
+export const GLIDE_MS = 900;
+/** Below this speed a vehicle stands; what stands is drawn smaller. */
+const STANDING_SPEED = 0.3;
+/** What was silent for longer is drawn faded. */
+const SILENT_MS = 60_000;
+/** Opacities of a trail from its oldest part to its newest. */
+const TRAIL_FADE = [0.06, 0.14, 0.26, 0.42, 0.62];
+const LABELS_MAX = 40;
+const LABEL_CHARS = 24;
+
+/** @typedef {import("./camera.js").Camera} Camera */
+/** @typedef {import("./fleet.js").Vehicle} Vehicle */
+
+/**
+ * A vehicle where it is drawn in this frame.
+ * @typedef {{vehicle: Vehicle, px: number, py: number, moving: boolean}} Placed
+ */
+
+/**
+ * @param {Iterable<Vehicle>} vehicles @param {Camera} camera
+ * @param {number} nowMs @param {number} glideMs 0: no gliding
+ * @returns {{placed: Placed[], gliding: boolean}} those on screen, or near it
+ */
+export function place(vehicles, camera, nowMs, glideMs) {
+  const placed = [];
+  let gliding = false;
+  const margin = 200;
+  for (const vehicle of vehicles) {
+    if (!vehicle.located) continue;
+    let { x, y } = vehicle;
+    const t = (nowMs - vehicle.movedMs) / glideMs;
+    if (t < 1) {
+      const rest = (1 - t) ** 3;
+      x -= shortWay(x - vehicle.fromX) * rest;
+      y -= (y - vehicle.fromY) * rest;
+    }
+    const px = camera.screenX(x);
+    const py = camera.screenY(y);
+    if (px < -margin || py < -margin) continue;
+    if (px > camera.width + margin || py > camera.height + margin) continue;
+    gliding ||= t < 1;
+    const moving = vehicle.speed === null || vehicle.speed >= STANDING_SPEED;
+    placed.push({ vehicle, px, py, moving });
+  }
+  return { placed, gliding };
+}
+
+/** @param {CanvasRenderingContext2D} context @param {Placed[]} placed @param {Camera} camera */
+export function drawTrails(context, placed, camera, colours) {
+  context.lineCap = "butt";
+  context.lineJoin = "round";
+  for (const followed of [false, true]) {
+    const these = placed.filter(({ vehicle }) => vehicle.followed === followed);
+    context.strokeStyle = followed ? colours.follow : colours.vehicle;
+    context.lineWidth = followed ? 2.5 : 1.5;
+    TRAIL_FADE.forEach((opacity, band) => {
+      context.globalAlpha = opacity;
+      context.beginPath();
+      for (const one of these) addTrail(context, one, camera, band);
+      context.stroke();
+    });
+  }
+  context.globalAlpha = 1;
+}
+
+/** The part of a trail that has one opacity. Its last point is where the symbol is drawn. */
+function addTrail(context, { vehicle, px, py }, camera, band) {
+  const { trail } = vehicle;
+  const segments = trail.length - 1;
+  if (segments < 1) return;
+  const bands = TRAIL_FADE.length;
+  const from = Math.floor((segments * band) / bands);
+  const to = Math.floor((segments * (band + 1)) / bands);
+  if (to <= from) return;
+  context.moveTo(camera.screenX(trail.x(from)), camera.screenY(trail.y(from)));
+  for (let i = from + 1; i <= to; i++) {
+    if (i === segments) context.lineTo(px, py);
+    else context.lineTo(camera.screenX(trail.x(i)), camera.screenY(trail.y(i)));
+  }
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context @param {Placed[]} placed
+ * @param {{zoom: number, nowMs: number, hot: Vehicle|null}} scene
+ */
+export function drawVehicles(context, placed, { zoom, nowMs, hot }, colours) {
+  const radius = Math.max(3.6, Math.min(8, 3.6 + (zoom - 9) * 0.7));
+  const groups = [
+    { followed: false, silent: true },
+    { followed: false, silent: false },
+    { followed: true, silent: true },
+    { followed: true, silent: false },
+  ];
+  context.lineJoin = "round";
+  for (const group of groups) {
+    context.beginPath();
+    for (const { vehicle, px, py, moving } of placed) {
+      const silent = !(nowMs - vehicle.seenMs < SILENT_MS);
+      if (vehicle.followed !== group.followed || silent !== group.silent) continue;
+      const size = (group.followed ? 1.25 : 1) * (moving ? radius : radius * 0.72);
+      if (vehicle.heading === null) addDot(context, px, py, size * 0.8);
+      else addArrow(context, px, py, size * 1.35, vehicle.heading);
+    }
+    context.strokeStyle = colours.chart;
+    context.lineWidth = 2;
+    context.stroke();
+    context.fillStyle = group.followed ? colours.follow : colours.vehicle;
+    context.globalAlpha = group.silent ? 0.45 : 1;
+    context.fill();
+    context.globalAlpha = 1;
+  }
+  drawRingsAndLabels(context, placed, radius, hot, colours);
+}
+
+function drawRingsAndLabels(context, placed, radius, hot, colours) {
+  const marked = placed.filter(({ vehicle }) => vehicle.followed || vehicle === hot);
+  context.lineWidth = 1.75;
+  for (const { vehicle, px, py } of marked) {
+    context.beginPath();
+    context.arc(px, py, radius * 2 + 3, 0, 2 * Math.PI);
+    context.strokeStyle = vehicle.followed ? colours.follow : colours.ink;
+    context.stroke();
+  }
+  context.font = colours.fontStrong;
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  for (const { vehicle, px, py } of marked.slice(0, LABELS_MAX)) {
+    if (!vehicle.followed) continue;
+    const name = [...vehicle.id].slice(0, LABEL_CHARS).join("");
+    label(context, name, px + radius * 2 + 9, py, { ...colours, label: colours.follow });
+  }
+}
+
+function addDot(context, px, py, radius) {
+  context.moveTo(px + radius, py);
+  context.arc(px, py, radius, 0, 2 * Math.PI);
+}
+
+/** @param {number} heading degrees clockwise from north, which is up */
+function addArrow(context, px, py, size, heading) {
+  const sine = Math.sin((heading * Math.PI) / 180);
+  const cosine = Math.cos((heading * Math.PI) / 180);
+  const point = (across, along) =>
+    /** @type {const} */ ([px + across * cosine + along * sine, py + across * sine - along * cosine]);
+  context.moveTo(...point(0, size));
+  context.lineTo(...point(size * 0.72, -size * 0.85));
+  context.lineTo(...point(0, -size * 0.42));
+  context.lineTo(...point(-size * 0.72, -size * 0.85));
+  context.closePath();
+}
