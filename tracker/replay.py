@@ -42,6 +42,7 @@ from msgspec import Meta
 from tracker.mqtt import MqttError
 
 __all__ = [
+    "DEFAULT_TOPIC",
     "Due",
     "Publisher",
     "Record",

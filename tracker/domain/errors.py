@@ -28,3 +28,11 @@ class MalformedPayloadError(ValueError):
 
 class BadRequestError(ValueError):
     """Parameters that a client must mend; the text is for the client's eyes."""
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The errors in a group of groups, without the groups."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

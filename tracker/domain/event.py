@@ -29,16 +29,20 @@ class Event:
         self._sse: bytes | None = None
         self._chunk: bytes | None = None
 
+    def text(self) -> bytes:
+        """The JSON text `{"event":…,"data":…}`: a WebSocket message, or the body of an error."""
+        return wire.text_message(self.name, self.data)
+
     def frame(self) -> bytes:
         """The WebSocket frame that carries this event."""
         if self._frame is None:
-            self._frame = wire.text_frame(wire.text_message(self.name, self.data))
+            self._frame = wire.text_frame(self.text())
         return self._frame
 
     def line(self) -> bytes:
         """The WebSocket text message and a line feed, for servers that frame it themselves."""
         if self._line is None:
-            self._line = wire.text_message(self.name, self.data) + b"\n"
+            self._line = self.text() + b"\n"
         return self._line
 
     def sse(self) -> bytes:

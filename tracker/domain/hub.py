@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from tracker.domain.message import Message
 from tracker.domain.notices import DropNotices
+from tracker.domain.outbox import Outbox
 from tracker.domain.queue import Drop, QueueLimits, Subscription
-from tracker.domain.stream import CloseReason, Outbox, Stream, Transport
+from tracker.domain.stream import CloseReason, Stream, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class Hub:
         self._limits = limits
         self._devices_limit = devices_limit
         self._watchers: dict[str, dict[Stream, Subscription]] = {}
-        self._streams: dict[Stream, None] = {}
+        #: A stream keeps its seat for life, so that periodic work can be spread over seats.
+        self._seats: list[Stream | None] = []
+        self._free_seats: list[int] = []
         self._last: dict[str, Message] = {}
         self._published = 0
         self._opened: dict[str, int] = {}
@@ -69,14 +72,24 @@ class Hub:
         stream = Stream(
             dict.fromkeys(device_ids), outbox, transport, self._limits, self.notices.count
         )
-        self._streams[stream] = None
+        seat = self._take_seat(stream)
         for device_id, subscription in stream.subscriptions.items():
             self._watchers.setdefault(device_id, {})[stream] = subscription
         self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
         try:
             yield stream
         finally:
+            self._seats[seat] = None
+            self._free_seats.append(seat)
             self._forget(stream)
+
+    def _take_seat(self, stream: Stream) -> int:
+        if self._free_seats:
+            seat = self._free_seats.pop()
+            self._seats[seat] = stream
+            return seat
+        self._seats.append(stream)
+        return len(self._seats) - 1
 
     def _forget(self, stream: Stream) -> None:
         for device_id in stream.subscriptions:
@@ -84,8 +97,7 @@ class Hub:
             del watchers[stream]
             if not watchers:
                 del self._watchers[device_id]
-        del self._streams[stream]
-        stream.outbox.on_writable = None
+        stream.outbox.on_writable = stream.outbox.on_stalled = None
         buffer_full = stream.queue.dropped
         self._past_dropped[Drop.BUFFER_FULL] += buffer_full
         self._past_dropped[Drop.CLOSED] += stream.queue.clear()
@@ -131,10 +143,12 @@ class Hub:
         """The last known message of each device, the longest silent first."""
         return list(self._last.values())
 
-    @property
-    def streams(self) -> list[Stream]:
-        """The open streams, the oldest first."""
-        return list(self._streams)
+    def streams(self, share: int = 0, shares: int = 1) -> list[Stream]:
+        """One of `shares` equal shares of the open streams; by default all of them.
+
+        A stream is in the same share for life.
+        """
+        return [stream for stream in self._seats[share::shares] if stream is not None]
 
     def statistics(self) -> HubStatistics:
         """All counters, at this moment."""
@@ -142,7 +156,7 @@ class Hub:
         delivered, offered, waiting = self._past_delivered, self._past_offered, 0
         dropped = dict(self._past_dropped)
         subscriptions = 0
-        for stream in self._streams:
+        for stream in self.streams():
             streams[stream.transport.name] += 1
             delivered += stream.queue.delivered
             dropped[Drop.BUFFER_FULL] += stream.queue.dropped

@@ -13,15 +13,25 @@ class Message(Event):
     `data`: the value of the outer `data`: `{"timestamp":…,"data":{…}}`, the device's own
     bytes.
     `received_ns`: when it arrived, nanoseconds of the monotonic clock.
+    `is_retained`: the broker had kept it: old news.
     """
 
-    __slots__ = ("device_id", "received_ns", "sequence")
+    __slots__ = ("device_id", "is_retained", "received_ns", "sequence")
 
-    def __init__(self, sequence: int, device_id: str, data: bytes, received_ns: int) -> None:
+    def __init__(
+        self,
+        sequence: int,
+        device_id: str,
+        data: bytes,
+        received_ns: int,
+        *,
+        is_retained: bool = False,
+    ) -> None:
         super().__init__(b"message", data)
         self.sequence = sequence
         self.device_id = device_id
         self.received_ns = received_ns
+        self.is_retained = is_retained
 
     def __repr__(self) -> str:
         return f"<Message {self.sequence} of {self.device_id!r}: {self.data!r}>"

@@ -77,16 +77,13 @@ class Queue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def is_full_for(self, subscription: Subscription) -> bool:
-        """Whether the next message of `subscription` would break a bound."""
-        return (
-            subscription.waiting >= self._limits.messages
-            or self.waiting_bytes >= self._limits.total_bytes
-        )
+    def has_room(self, message: Message, subscription: Subscription) -> bool:
+        """Whether `message` fits into both bounds."""
+        return subscription.waiting < self._limits.messages and self.has_room_for_bytes(message)
 
-    def is_over_bytes(self) -> bool:
-        """Whether the bound in bytes is reached."""
-        return self.waiting_bytes >= self._limits.total_bytes
+    def has_room_for_bytes(self, message: Message) -> bool:
+        """Whether `message` fits into the bound in bytes."""
+        return self.waiting_bytes + message.size_bytes <= self._limits.total_bytes
 
     def put(self, message: Message, subscription: Subscription) -> None:
         """Append a message; the caller has seen to the bounds."""

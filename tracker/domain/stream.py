@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from tracker.domain.event import HEARTBEAT, Event
 from tracker.domain.message import Message
+from tracker.domain.outbox import Outbox
 from tracker.domain.queue import Encoding, Queue, QueueLimits, Subscription
 
 #: One write carries at most this much: what a slow client's kernel refused of it is all
@@ -31,28 +31,6 @@ class CloseReason(Enum):
     SHUTDOWN = "shutdown"
     FLOOD = "flood"  # it sent more than a client may
     ERROR = "error"
-
-
-class Outbox(Protocol):
-    """Where a stream's bytes go: all that leaves one connection passes here, in order."""
-
-    #: Nothing unsent is held, and the connection is open.
-    writable: bool
-    #: Called, synchronously, each time the outbox becomes writable again.
-    on_writable: Callable[[], object] | None
-
-    @property
-    def refusing(self) -> bool:
-        """Whether the kernel has refused bytes that are still unsent."""
-
-    def write_nowait(self, data: bytes) -> None:
-        """Send, or keep what the kernel does not take as the tail. Only while writable."""
-
-    async def wait_writable(self) -> None:
-        """Wait until writable, or until the connection is gone.
-
-        Cancellation: atomic, nothing changes.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +94,27 @@ class Stream:
         self._encode = transport.encode
         self._on_drop = on_drop
         outbox.on_writable = self.flush
+        outbox.on_stalled = self._stall
 
     def offer(self, message: Message, subscription: Subscription) -> None:
         """Queue a message, or drop it and count it. Law: see `Queue`, PROTOCOL A4."""
         subscription.offered += 1
         queue = self.queue
-        if queue.is_full_for(subscription) and not self._make_room(subscription):
+        if not queue.has_room(message, subscription) and not self._make_room(message, subscription):
             queue.drop(subscription)
             self._on_drop(subscription.device_id)
             return
         queue.put(message, subscription)
 
-    def _make_room(self, subscription: Subscription) -> bool:
+    def _make_room(self, message: Message, subscription: Subscription) -> bool:
         # A message may be dropped only after the kernel has refused bytes.
+        touched = self.touched
         self.flush()
-        if not self.queue.is_full_for(subscription):
+        self.touched = touched
+        if self.queue.has_room(message, subscription):
             return True
         # An outbox that another task serves has not been refused yet: the bytes bound it.
-        return not self.outbox.refusing and not self.queue.is_over_bytes()
+        return not self.outbox.refusing and self.queue.has_room_for_bytes(message)
 
     def post(self, event: Event) -> None:
         """Queue an event that belongs to no device, and send it if the kernel takes it."""
@@ -153,6 +134,9 @@ class Stream:
         while queue and outbox.writable:
             outbox.write_nowait(queue.take(self._encode, WRITE_LIMIT_BYTES))
         return queue.delivered - before
+
+    def _stall(self) -> None:
+        self.close(CloseReason.STALLED)
 
     def close(self, reason: CloseReason) -> None:
         """Ask for the end of the stream; the first reason stands."""

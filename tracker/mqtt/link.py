@@ -107,6 +107,11 @@ class Link:
         self._quick_losses = 0
         self._is_in_duel = False
 
+    @property
+    def address(self) -> str:
+        """The broker's address, without secrets."""
+        return str(self._address)
+
     async def run(
         self,
         consume: Callable[[Client], Awaitable[None]],

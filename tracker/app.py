@@ -1,0 +1,254 @@
+"""The composition root: what starts, in which order, and how it stops.
+
+Start: hub, HTTP, MQTT last, so that whoever is told "ready" finds a gateway that is.
+Stop: `/readyz` fails, MQTT stops, the clients are told to come back, spread over
+`drain_s`; then every connection ends, whatever its peer does.
+
+A fault in a part that cannot be restarted ends the process: never a half-dead server
+that still answers. The MQTT side restarts itself (see `mqtt.link`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import resource
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.metadata import version
+
+import trio
+from hypercorn.config import Config
+
+from tracker.domain import event
+from tracker.domain.errors import leaves
+from tracker.domain.hub import Hub
+from tracker.domain.queue import QueueLimits
+from tracker.domain.stream import CloseReason
+from tracker.logs import configure_logging
+from tracker.metrics import Metrics
+from tracker.mqtt.ingest import Ingest
+from tracker.mqtt.link import Link
+from tracker.readiness import Readiness
+from tracker.server.serve import Server
+from tracker.server.sockets import BindError
+from tracker.settings import Settings, StreamSettings
+from tracker.ticker import run_ticker
+from tracker.web.app import create_app
+from tracker.web.view import GatewayView
+
+log = logging.getLogger("tracker")
+
+_OK = 0
+_FAILED = 1
+
+#: Beyond `drain_s`: what the peers may still take to read our last words. With the MQTT
+#: side's goodbye and the process's own end it stays below the 5 s that operators are told.
+_LAST_WORDS_S = 2.5
+#: Descriptors that are not for clients: listeners, broker, logs, the interpreter's own.
+_RESERVED_FILES = 64
+#: How far the clients of a planned stop are spread when they come back.
+_RECONNECT_MS = (500, 5000)
+_NOTICE_INTERVAL_S = 1.0
+
+
+class Parts:
+    """The parts of one gateway, wired; nothing runs yet.
+
+    Raises: ValueError that names the setting at fault.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        stream = settings.stream
+        self.settings = settings
+        self.hub = Hub(
+            QueueLimits(messages=stream.buffer_messages, total_bytes=stream.buffer_bytes),
+            devices_limit=settings.api.devices_limit,
+        )
+        self.link = Link(settings.mqtt)
+        self.ingest = Ingest(self.hub)
+        self.readiness = Readiness(self.link.state, grace_s=settings.api.ready_grace_s)
+        self.metrics = Metrics(self.hub, self.ingest, self.link)
+        self.web = create_app(
+            GatewayView(
+                hub=self.hub,
+                api=settings.api,
+                stream=stream,
+                not_ready_reason=self.readiness.reason,
+                is_draining=lambda: self.readiness.is_stopping,
+                is_upstream_connected=lambda: self.link.state.value.is_subscribed,
+                render_metrics=self.metrics.render,
+                reconnect_after_ms=reconnect_after_ms,
+            )
+        )
+
+    async def run_beside_http(self) -> None:
+        """Run all but the HTTP side, until cancelled. Cancellation: says goodbye to MQTT."""
+        stream = self.settings.stream
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.readiness.watch)
+            nursery.start_soon(self._tell_drops)
+            nursery.start_soon(
+                partial(run_ticker, self.hub, ping_s=stream.ping_s, heartbeat_s=stream.heartbeat_s)
+            )
+            nursery.start_soon(self.link.run, self.ingest.consume)
+
+    async def _tell_drops(self) -> None:
+        """Tell the drops that were left over when the messages stopped."""
+        while True:
+            await trio.sleep(_NOTICE_INTERVAL_S)
+            self.ingest.log_drops()
+
+
+class Gateway:
+    """A gateway that runs: where it listens, and how to stop it."""
+
+    def __init__(self, urls: tuple[str, ...], stop: trio.Event) -> None:
+        #: `http://127.0.0.1:8000` for each address.
+        self.urls = urls
+        self._stop = stop
+
+    def stop(self) -> None:
+        """Ask for the orderly end. Idempotent."""
+        self._stop.set()
+
+
+async def serve_gateway(
+    settings: Settings, *, task_status: trio.TaskStatus[Gateway] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a gateway; return when it was stopped in order. Started with the Gateway.
+
+    Raises: BindError; ValueError that names the setting at fault; whatever a part dies of.
+    Cancellation: ends at once, clients see a bare end.
+    """
+    parts = Parts(settings)
+    stop = trio.Event()
+    files = raise_file_limit()
+    server = Server(
+        parts.web,
+        hypercorn_config(settings),
+        stall_s=settings.stream.stall_s,
+        head_s=settings.http.read_head_timeout,
+    )
+    parts.metrics.server = server
+    async with trio.open_nursery() as nursery:
+        urls: tuple[str, ...] = await nursery.start(server.serve)
+        log.info(
+            "tracker %s listens on %s, for up to %d connections (%d open files); MQTT from %s, %s",
+            version("tracker"),
+            ", ".join(urls),
+            max(0, files - _RESERVED_FILES),
+            files,
+            parts.link.address,
+            ", ".join(settings.mqtt.topics),
+        )
+        mqtt_scope = trio.CancelScope()
+        nursery.start_soon(_run_in, mqtt_scope, parts.run_beside_http)
+        task_status.started(Gateway(urls, stop))
+        await stop.wait()
+        log.info("stopping: %d streams to end within %g s", *_drain_plan(parts))
+        parts.readiness.stop()
+        mqtt_scope.cancel()
+        await _drain(parts.hub, server, settings.stream)
+        nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _run_in(scope: trio.CancelScope, run: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await run()
+
+
+def _drain_plan(parts: Parts) -> tuple[int, float]:
+    return len(parts.hub.streams()), parts.settings.stream.drain_s
+
+
+async def _drain(hub: Hub, server: Server, stream_settings: StreamSettings) -> None:
+    """Send the clients away, spread over `drain_s`, and see the connections end."""
+    begun_s = trio.current_time()
+    streams = hub.streams()
+    for index, stream in enumerate(streams):
+        await trio.sleep_until(begun_s + stream_settings.drain_s * index / len(streams))
+        stream.post(event.reconnect(reconnect_after_ms(), "shutdown"))
+        stream.close(CloseReason.SHUTDOWN)
+    await server.stop_keepalive()
+    with trio.move_on_after(_LAST_WORDS_S):
+        await server.wait_empty()
+
+
+def reconnect_after_ms() -> int:
+    """When a client that is sent away should come back: not all at once."""
+    return random.randint(*_RECONNECT_MS)
+
+
+def hypercorn_config(settings: Settings) -> Config:
+    """Hypercorn's configuration for these settings."""
+    http = settings.http
+    config = Config()
+    config.bind = list(http.bind)
+    config.backlog = http.backlog
+    config.certfile = http.certfile
+    config.keyfile = http.keyfile
+    config.keyfile_password = http.keyfile_password
+    config.ca_certs = http.ca_certs
+    config.ciphers = http.ciphers
+    config.alpn_protocols = list(http.alpn_protocols)
+    config.root_path = http.root_path
+    config.keep_alive_timeout = http.keep_alive_timeout
+    config.keep_alive_max_requests = http.keep_alive_max_requests
+    config.ssl_handshake_timeout = http.ssl_handshake_timeout
+    config.h11_max_incomplete_size = http.h11_max_incomplete_size
+    config.h2_max_header_list_size = http.h11_max_incomplete_size
+    config.websocket_max_message_size = settings.stream.client_message_bytes
+    config.websocket_ping_interval = None  # the ticker's: one shared frame, no task each
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("tracker.server")
+    return config
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+async def wait_for_stop_signal() -> None:
+    """Wait for SIGTERM or SIGINT; a second one ends the process at once.
+
+    Cancellation: atomic; the signals are as they were.
+    """
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    async with trio.open_nursery() as nursery:
+        gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
+        nursery.start_soon(_stop_on_signal, gateway)
+
+
+async def _stop_on_signal(gateway: Gateway) -> None:
+    await wait_for_stop_signal()
+    gateway.stop()
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway until a signal. Blocks. Returns the exit code: 0, or 1 after a fault."""
+    exit_code = _OK
+    with configure_logging(settings.log):
+        try:
+            trio.run(_serve_until_signal, settings)
+        except* (BindError, ValueError) as group:
+            exit_code = _FAILED
+            for error in leaves(group):
+                log.critical("%s", error)
+        except* Exception:
+            exit_code = _FAILED
+            log.critical("the gateway died", exc_info=True)
+    return exit_code

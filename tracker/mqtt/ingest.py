@@ -1,0 +1,154 @@
+"""From MQTT to the hub: decode once, publish in order, flush where we stand.
+
+Theory of operation: a batch is what arrived while the last one was being published. It is
+published in steps, each short enough that every other task has its turn soon; the size
+of a step follows what the last one took. Between the publish and the flush of a step
+there is no checkpoint, so what is new leaves before anything newer comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import trio
+
+from tracker.domain.decode import decode
+from tracker.domain.errors import Malformed, MalformedPayloadError
+from tracker.domain.histogram import Histogram
+from tracker.domain.hub import Hub
+from tracker.domain.message import Message
+from tracker.domain.stream import Stream
+from tracker.mqtt.client import Client
+from tracker.mqtt.message import Message as MqttMessage
+
+log = logging.getLogger("tracker.ingest")
+
+#: Law 2: a checkpoint at least every 2 ms; a step aims at half of it.
+_TURN_NS = 2_000_000
+_STEP_LIMIT = 1024
+#: How many streams are flushed between two looks at the clock.
+_FLUSHES_PER_LOOK = 32
+
+_COMPLAINT_INTERVAL_S = 1.0
+_SHOWN_BYTES = 80
+
+_LATENCY_BOUNDS_S = (
+    *(0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5),
+)
+_BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Ingest:
+    """Publishes what a client receives to `hub`."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._sequence = 0
+        self._step = 64
+        self._complaint_due_s = float("-inf")
+        self._uncomplained = 0
+        self.received = 0
+        self.retained = 0
+        self.malformed = dict.fromkeys(Malformed, 0)
+        #: From the arrival of a step's oldest message to the end of the step's flush, for
+        #: each delivery.
+        self.latency_s = Histogram(_LATENCY_BOUNDS_S)
+        self.batch_messages = Histogram(_BATCH_BOUNDS)
+
+    async def consume(self, client: Client) -> None:
+        """Publish what `client` receives, until its connection is lost.
+
+        Raises: MqttError when it is.
+        Cancellation: a batch that was taken may be published in part.
+        """
+        while True:
+            await self.publish(await client.receive_batch())
+
+    async def publish(self, batch: Sequence[MqttMessage]) -> None:
+        """Publish `batch` in order and flush the streams that it touched.
+
+        Cancellation: what was published by then stays published; the rest is lost.
+        """
+        self.batch_messages.observe(len(batch))
+        start = 0
+        while start < len(batch):
+            begun_ns = time.monotonic_ns()
+            messages = self._decode_all(batch[start : start + self._step])
+            start += self._step
+            touched = self._hub.publish_batch(messages)
+            if touched:
+                await self._flush(touched, messages[0].received_ns, begun_ns)
+            self._adapt(time.monotonic_ns() - begun_ns)
+            if self._hub.notices:
+                self.log_drops()
+            if start < len(batch):
+                await trio.lowlevel.checkpoint()
+
+    def _decode_all(self, batch: Sequence[MqttMessage]) -> list[Message]:
+        received_utc_s = time.time()
+        messages = []
+        for incoming in batch:
+            self.received += 1
+            try:
+                device_id, data = decode(incoming.payload, received_utc_s)
+            except MalformedPayloadError as error:
+                self._note_malformed(incoming, error)
+                continue
+            self._sequence += 1
+            message = Message(self._sequence, device_id, data, incoming.received_ns)
+            if incoming.retain:
+                message.is_retained = True
+                self.retained += 1
+                self._hub.seed(message)
+            else:
+                messages.append(message)
+        return messages
+
+    async def _flush(self, touched: Sequence[Stream], oldest_ns: int, begun_ns: int) -> None:
+        delivered = 0
+        turn_ends_ns = begun_ns + _TURN_NS
+        for count, stream in enumerate(touched, 1):
+            delivered += stream.flush()
+            if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() > turn_ends_ns:
+                await trio.lowlevel.checkpoint()
+                turn_ends_ns = time.monotonic_ns() + _TURN_NS
+        self.latency_s.observe((time.monotonic_ns() - oldest_ns) / 1e9, delivered)
+
+    def _adapt(self, took_ns: int) -> None:
+        if took_ns > _TURN_NS:
+            self._step = max(1, self._step // 2)
+        elif took_ns < _TURN_NS // 4:
+            self._step = min(_STEP_LIMIT, self._step * 2)
+
+    def log_drops(self) -> None:
+        """Log the drops that are due to be told. PROTOCOL A4."""
+        for line in self._hub.notices.due(time.monotonic()):
+            log.warning(line)
+
+    def _note_malformed(self, incoming: MqttMessage, error: MalformedPayloadError) -> None:
+        self.malformed[error.reason] += 1
+        self._uncomplained += 1
+        now_s = time.monotonic()
+        if now_s < self._complaint_due_s:
+            return
+        self._complaint_due_s = now_s + _COMPLAINT_INTERVAL_S
+        more = f", {self._uncomplained} since the last such line" if self._uncomplained > 1 else ""
+        self._uncomplained = 0
+        log.warning(
+            "malformed message on %r (%s%s): %s: %r",
+            _topic(incoming),
+            error.reason.value,
+            more,
+            error,
+            incoming.payload[:_SHOWN_BYTES],
+        )
+
+
+def _topic(message: MqttMessage) -> str:
+    try:
+        return str(message.topic)
+    except ValueError as error:  # a broker may send what is no topic
+        return str(error)

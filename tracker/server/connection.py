@@ -1,0 +1,340 @@
+"""One TCP connection: its reader, its outbox, its deadlines, its one close.
+
+Laws:
+- The connection owns the only close of its descriptor, and the outbox has forgotten it by
+  then.
+- Whatever goes wrong here ends here: one log line, this connection closed.
+- Hypercorn is given one whole request head at a time; nothing behind it is passed on
+  before the answer is done, or before the 101 has left.
+
+Theory of operation: the reader reads for as long as the connection lives, so it sees the
+peer leave whatever the app does. What Hypercorn or the app's tasks want on the way goes
+through the outbox. Each change of state is made synchronously, in one place.
+
+    HEAD ──whole head──▶ REQUEST ──answered──▶ HEAD
+      └──handshake────▶ HANDSHAKE ──101───▶ WEBSOCKET
+    any ──refused, closed, a Close frame left──▶ CLOSING
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from functools import partial
+from math import inf
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ConnectionState,
+    Scope,
+)
+from hypercorn.utils import parse_socket_addr
+
+from tracker.domain import wire
+from tracker.domain.errors import leaves
+from tracker.domain.outbox import OUTBOX_EXTENSION
+from tracker.server import request, sockets
+from tracker.server.http2 import Http2Tasks, serve_stream
+from tracker.server.outbox import Outbox, TlsOutbox
+
+log = logging.getLogger("tracker.server")
+
+#: How long a peer may take to read our last bytes and close its side.
+_LINGER_S = 2.0
+#: How long an answer may still take once the peer has finished sending.
+_HALF_CLOSED_S = 5.0
+#: How much may stand behind a request that is still being answered.
+_HELD_LIMIT_BYTES = 64 * 1024
+_SWITCHING_PROTOCOLS = b"HTTP/1.1 101 "
+
+
+class State(Enum):
+    """Where the connection stands; see the module's docstring."""
+
+    HEAD = auto()
+    REQUEST = auto()
+    HANDSHAKE = auto()
+    WEBSOCKET = auto()
+    HTTP2 = auto()
+    CLOSING = auto()
+
+
+class Connection:
+    """One accepted connection, served by `run`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        app: ASGIFramework,
+        config: Config,
+        context: WorkerContext,
+        *,
+        stall_s: float,
+        head_s: float,
+        tls: trio.SSLStream[sockets.SocketStream] | None = None,
+    ) -> None:
+        self._sock = sock
+        self._app = app
+        self._config = config
+        self._context = context
+        self._stall_s = stall_s
+        self._head_s = head_s
+        self._tls = tls
+        self._state = State.HEAD
+        self._held = bytearray()
+        self._head_begun = True
+        self._peer_finished = False
+        self._streaming = False
+        self._answered = trio.Event()
+        self._scope = trio.CancelScope()
+        self._app_scope = trio.CancelScope()
+        self._read_scope = trio.CancelScope()
+        self._read_deadline = trio.current_time() + head_s
+        self._protocol: ProtocolWrapper
+        self._outbox: Outbox
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._state is State.HEAD
+
+    def cancel(self) -> None:
+        """End the connection now. Idempotent."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve the connection until it ends. Raises nothing of its own.
+
+        Cancellation: the connection is closed at once.
+        """
+        try:
+            with self._scope:
+                await self._serve()
+        except* Exception as group:
+            # Law 5: one connection's fault never reaches the supervisor.
+            log.warning(
+                "connection closed after %s", "; ".join(repr(error) for error in leaves(group))
+            )
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if hasattr(self, "_outbox"):
+            self._outbox.close()
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+
+    async def _serve(self) -> None:
+        is_http2 = False
+        if self._tls is not None:
+            if not await self._shake_hands(self._tls):
+                return
+            is_http2 = self._tls.selected_alpn_protocol() == "h2"
+        async with Http2Tasks() if is_http2 else TaskGroup() as tasks:
+            self._outbox = self._open_outbox(tasks.spawn)
+            self._protocol = ProtocolWrapper(
+                self._run_app,
+                self._config,
+                self._context,
+                tasks,
+                ConnectionState({}),
+                self._tls is not None,
+                _address(self._sock, socket.socket.getpeername),
+                _address(self._sock, socket.socket.getsockname),
+                partial(self._on_event, tasks),
+                "h2" if is_http2 else "http/1.1",
+            )
+            if is_http2:
+                self._enter(State.HTTP2, self._config.keep_alive_timeout)
+            await self._protocol.initiate()
+            await self._read()
+            self.cancel()
+
+    async def _shake_hands(self, tls: trio.SSLStream[sockets.SocketStream]) -> bool:
+        with trio.move_on_after(self._config.ssl_handshake_timeout):
+            try:
+                await tls.do_handshake()
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                return False
+            return True
+        return False
+
+    def _open_outbox(self, spawn: Callable[[Callable[[], Awaitable[None]]], object]) -> Outbox:
+        if self._tls is None:
+            return Outbox(self._sock, stall_s=self._stall_s, spawn=spawn, on_broken=self.cancel)
+        return TlsOutbox(
+            self._tls,
+            self._tls.transport_stream,
+            self._sock,
+            stall_s=self._stall_s,
+            spawn=spawn,
+            on_broken=self.cancel,
+        )
+
+    # The reader
+
+    async def _read(self) -> None:
+        while data := await self._receive():
+            if self._state is State.HTTP2 or self._state is State.WEBSOCKET:
+                await self._protocol.handle(RawData(data))
+            elif self._state is not State.CLOSING:
+                self._held += data
+                await self._advance()
+        self._peer_finished = True
+        if self._state is State.REQUEST and not self._streaming:
+            # `printf … | nc` closes its side behind the request, and still reads.
+            with trio.move_on_after(_HALF_CLOSED_S):
+                await self._answered.wait()
+
+    async def _receive(self) -> bytes:
+        """What has arrived; empty at the end, or when the deadline has passed."""
+        self._read_scope = trio.CancelScope(deadline=self._read_deadline)
+        with self._read_scope:
+            try:
+                if self._tls is None or self._state is State.CLOSING:
+                    return await sockets.receive(self._sock)
+                return bytes(await self._tls.receive_some(sockets.RECEIVE_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return b""
+            except TimeoutError:
+                self._outbox.stalled()
+                return b""
+        if self._state is State.HEAD and self._held:
+            await self._refuse(request.HEAD_TOO_SLOW)
+            return await self._receive()
+        return b""
+
+    def _enter(self, state: State, within_s: float = inf) -> None:
+        """Change the state; the peer's next bytes must come within `within_s` seconds."""
+        self._state = state
+        self._read_deadline = trio.current_time() + within_s
+        self._read_scope.deadline = self._read_deadline
+
+    async def _advance(self) -> None:
+        """Pass on of what is held what may pass now."""
+        if self._state is State.WEBSOCKET and self._held:
+            data = bytes(self._held)
+            self._held.clear()
+            await self._protocol.handle(RawData(data))
+        elif self._state is State.HEAD and self._held:
+            await self._advance_head()
+        elif len(self._held) > _HELD_LIMIT_BYTES:
+            self.cancel()  # it keeps sending without reading the answer
+
+    async def _advance_head(self) -> None:
+        parts = request.split_head(self._held)
+        head_bytes = len(self._held) if parts is None else len(parts[0])
+        if head_bytes > self._config.h11_max_incomplete_size:
+            await self._refuse(request.HEAD_TOO_LARGE)
+            return
+        if parts is None:
+            if not self._head_begun:
+                self._head_begun = True
+                self._enter(State.HEAD, self._head_s)
+            return
+        head = request.judge(parts[0])
+        if isinstance(head, request.Refusal):
+            await self._refuse(head)
+            return
+        self._held = bytearray(parts[1])
+        self._head_begun = False
+        self._enter(State.HANDSHAKE if head.is_websocket else State.REQUEST)
+        await self._protocol.handle(RawData(head.data))
+
+    async def _refuse(self, refusal: request.Refusal) -> None:
+        self._held.clear()
+        self._enter(State.CLOSING, _LINGER_S)
+        await self._outbox.send(refusal.response())
+        self._finish()
+
+    def _finish(self) -> None:
+        """End our side: what is unsent leaves, then the peer has a moment to read it.
+
+        A close with unread bytes in our buffer would be a reset, and a reset may overtake
+        what the peer has not read yet: so the reader goes on, and discards.
+        """
+        self._held.clear()
+        self._enter(State.CLOSING, _LINGER_S)
+        # Whatever Hypercorn or the app still wait for, it is over soon.
+        self._scope.deadline = trio.current_time() + 2 * _LINGER_S
+        self._outbox.finish()
+        self._answered.set()
+
+    # What Hypercorn sends
+
+    async def _on_event(self, tasks: TaskGroup, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._send(tasks, event.data)
+        elif isinstance(event, Closed):
+            if self._state is State.HTTP2:
+                await self._outbox.wait_writable()
+            self._finish()
+        elif isinstance(event, Updated):
+            self._on_updated(tasks, is_idle=event.idle)
+
+    async def _send(self, tasks: TaskGroup, data: bytes) -> None:
+        await self._outbox.send(data)
+        if self._state is State.HANDSHAKE and data.startswith(_SWITCHING_PROTOCOLS):
+            self._enter(State.WEBSOCKET)
+            if self._held:
+                tasks.spawn(self._advance)
+        elif self._state is State.WEBSOCKET and wire.is_close_frame(data):
+            # RFC 6455 §5.5.1: nothing follows a Close frame. Hypercorn would read on.
+            self._finish()
+            self._app_scope.cancel()
+
+    def _on_updated(self, tasks: TaskGroup, *, is_idle: bool) -> None:
+        if self._state is State.HTTP2:
+            self._enter(State.HTTP2, self._config.keep_alive_timeout if is_idle else inf)
+        elif is_idle and self._state is State.REQUEST:
+            self._answered.set()
+            self._answered = trio.Event()
+            self._streaming = False
+            self._enter(State.HEAD, self._config.keep_alive_timeout)
+            if self._held:
+                tasks.spawn(self._advance)
+
+    # The app
+
+    async def _run_app(
+        self,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        sync_spawn: Callable[..., Any],
+        call_soon: Callable[..., Any],
+    ) -> None:
+        if scope["type"] == "lifespan":
+            raise AssertionError("a connection has no lifespan of its own")
+        if self._state is State.HTTP2:
+            await serve_stream(self._app, scope, receive, send, self._stall_s)
+            return
+        scope["extensions"][OUTBOX_EXTENSION] = {"open": self.open_outbox}
+        self._app_scope = trio.CancelScope()
+        with self._app_scope:
+            await self._app(scope, receive, send)
+
+    def open_outbox(self) -> Outbox:
+        """The outbox, for an app that streams into it: after the 101, or the headers."""
+        self._streaming = True
+        if self._peer_finished:
+            self.cancel()
+        return self._outbox
+
+
+def _address(sock: socket.socket, name: Callable[[socket.socket], Any]) -> tuple[str, int] | None:
+    try:
+        return parse_socket_addr(sock.family, name(sock))
+    except OSError:  # the peer is gone already; the reader will see it
+        return None

@@ -1,0 +1,49 @@
+"""The Quart-Trio app: all routes, and what they share."""
+
+from __future__ import annotations
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from tracker.web.answers import error_response
+from tracker.web.devices import add_devices
+from tracker.web.health import add_health
+from tracker.web.page import add_page
+from tracker.web.stream import add_stream
+from tracker.web.view import GatewayView
+
+_API = "/api/v1/"
+
+
+def create_app(gateway: GatewayView) -> QuartTrio:
+    """The HTTP side of one gateway."""
+    app = QuartTrio("tracker", static_folder=None)
+    add_stream(app, gateway)
+    add_health(app, gateway)
+    add_devices(app, gateway)
+    if gateway.api.page:
+        add_page(app)
+
+    @app.errorhandler(HTTPException)
+    async def answer_error(error: HTTPException) -> Response:
+        response = error_response(error.code or 500, f"{error.name}: {request.path}")
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.headers[name] = value
+        return response
+
+    origins = frozenset(gateway.api.cors_origins)
+    if origins:
+
+        @app.after_request
+        async def allow_origin(response: Response) -> Response:
+            origin = request.headers.get("Origin")
+            if request.path.startswith(_API):
+                response.headers.add("Vary", "Origin")
+                if origin is not None and ("*" in origins or origin in origins):
+                    response.headers["Access-Control-Allow-Origin"] = origin
+                    response.headers["Access-Control-Allow-Headers"] = "Last-Event-ID"
+            return response
+
+    return app
