@@ -191,11 +191,6 @@ class Bridge:
             raise call.error
         return call.result
 
-    @property
-    def pending_calls(self) -> int:
-        """How many calls wait for the thread or for the broker."""
-        return len(self._calls) + len(self._handed)
-
     def say_goodbye(self) -> None:
         """Have the thread send DISCONNECT, behind what paho holds already, and end."""
         self._is_goodbye_wanted = True

@@ -240,6 +240,7 @@ class Client:
         self._bridge: Bridge | None = None
         self._is_entered = False
         self._connects = 0
+        self._pending_calls = 0
         self._refused_calls = 0
         self._outgoing_calls_sem: trio.Semaphore | None = (
             None
@@ -306,7 +307,6 @@ class Client:
     def statistics(self) -> ClientStatistics:
         """Return what this client did so far."""
         incoming = self._incoming
-        bridge = self._bridge
         return ClientStatistics(
             state=self.state.value,
             connects=self._connects,
@@ -316,7 +316,7 @@ class Client:
             waiting_messages=incoming.waiting_messages,
             waiting_bytes=incoming.waiting_bytes,
             batches=incoming.batches,
-            pending_calls=bridge.pending_calls if bridge is not None else 0,
+            pending_calls=self._pending_calls,
             refused_calls=self._refused_calls,
         )
 
@@ -416,16 +416,17 @@ class Client:
                 await trio.lowlevel.checkpoint()
                 self._refused_calls += 1
                 raise MqttCodeError(paho.MQTT_ERR_NO_CONN, f"Could not {kind}")
-            call = Call(kind, invoke)
-            pending = bridge.pending_calls + 1
-            if pending > self.pending_calls_threshold:
-                self._logger.warning("There are %d pending publish calls.", pending)
-            with trio.move_on_after(self.timeout if timeout_s is None else timeout_s):
-                try:
-                    return await bridge.call(call)
-                except MqttCodeError:
-                    self._refused_calls += 1
-                    raise
+            self._pending_calls += 1
+            try:
+                if self._pending_calls > self.pending_calls_threshold:
+                    self._logger.warning("There are %d pending publish calls.", self._pending_calls)
+                with trio.move_on_after(self.timeout if timeout_s is None else timeout_s):
+                    return await bridge.call(Call(kind, invoke))
+            except MqttCodeError:
+                self._refused_calls += 1
+                raise
+            finally:
+                self._pending_calls -= 1
             raise MqttError("Operation timed out")
 
     async def __aenter__(self) -> Self:

@@ -48,8 +48,15 @@ class BufferedSocket:
         return len(self._buffer) - self._start + ahead
 
     def send(self, data: bytes | bytearray) -> int:
-        """Send what the kernel takes, and return how much that was."""
+        """Send what the kernel takes, and return how much that was.
+
+        Raises: BlockingIOError when the same data must be offered again.
+        """
         sent: int = self._inner.send(data)
+        if sent == 0 and data:
+            # So says paho's WebSocket when it could send a frame only in part; paho itself
+            # then forgets the packet, and the connection is out of step.
+            raise BlockingIOError
         return sent
 
     def close(self) -> None:
@@ -73,24 +80,8 @@ class BufferedSocket:
 class PahoClient(paho.Client):
     """paho's client on a socket that was connected for it."""
 
+    # Ours until paho has made of it what it wants; closed by `close_socket` if it cannot.
     connected_socket: socket.socket | None = None
-
-    def _create_socket(self) -> Any:
-        return BufferedSocket(super()._create_socket())
-
-    def _create_socket_connection(self) -> socket.socket:
-        return self._take_socket() or super()._create_socket_connection()
-
-    def _create_unix_socket_connection(self) -> socket.socket:
-        return self._take_socket() or super()._create_unix_socket_connection()
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        try:
-            return super()._ssl_wrap_socket(tcp_sock)
-        except BaseException:
-            # Left open by paho when there is no TLS at the other end.
-            tcp_sock.close()
-            raise
 
     def has_read_ahead(self) -> bool:
         """Say whether bytes wait that were read from the kernel already."""
@@ -99,7 +90,7 @@ class PahoClient(paho.Client):
 
     def close_socket(self) -> None:
         """Close whatever socket there is, without a goodbye, and count as disconnected."""
-        sock = self._take_socket()
+        sock, self.connected_socket = self.connected_socket, None
         if sock is not None:
             sock.close()
         self._sock_close()
@@ -107,10 +98,29 @@ class PahoClient(paho.Client):
         # to have its settings changed.
         self.disconnect()
 
-    def _take_socket(self) -> socket.socket | None:
-        sock, self.connected_socket = self.connected_socket, None
-        if sock is not None:
-            sock.settimeout(self.connect_timeout)
+    def _create_socket(self) -> Any:
+        sock = BufferedSocket(super()._create_socket())
+        self.connected_socket = None
+        return sock
+
+    def _create_socket_connection(self) -> socket.socket:
+        if self.connected_socket is None:
+            self.connected_socket = super()._create_socket_connection()
+        self.connected_socket.settimeout(self.connect_timeout)
+        return self.connected_socket
+
+    def _create_unix_socket_connection(self) -> socket.socket:
+        return self.connected_socket or super()._create_unix_socket_connection()
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        # paho's own leaves the socket open when the handshake fails.
+        assert self._ssl_context is not None
+        sock = self._ssl_context.wrap_socket(
+            tcp_sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self.connected_socket = sock
+        sock.settimeout(self.connect_timeout)
+        sock.do_handshake()
         return sock
 
 
