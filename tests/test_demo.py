@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tracker.demo import liveliest
+from tracker.demo import liveliest, run
 from tracker.replay import Record, Recording, bundled_recordings
 
 LIMIT_S = 60.0
@@ -206,8 +206,8 @@ def test_killed_it_leaves_no_broker_behind() -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_broker_ends_it_with_one_line() -> None:
-    with Demo("--bind", "127.0.0.1:0", "--log-level", "error") as running:
+def test_a_dead_broker_ends_it_and_the_last_line_says_so() -> None:
+    with Demo("--bind", "127.0.0.1:0") as running:
         running.wait_ready()
         (broker,) = running.children()
         os.kill(broker, signal.SIGKILL)
@@ -215,8 +215,8 @@ def test_a_dead_broker_ends_it_with_one_line() -> None:
         assert running.process.returncode == 1
         assert re.fullmatch(
             r"tracker demo: the embedded MQTT broker on 127\.0\.0\.1:\d+ ended by itself "
-            r"\(exit status -9\): .*\n",
-            errors,
+            r"\(exit status -9\): .*",
+            errors.splitlines()[-1],
         )
 
 
@@ -231,6 +231,29 @@ def test_port_taken() -> None:
         assert errors.count("\n") == 1
         assert errors.startswith("tracker demo: ")
         assert bind in errors
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("0.0.0.0:0", r"http://127\.0\.0\.1:\d+/"),
+        ("[::]:0", r"http://\[::1\]:\d+/"),
+        ("localhost:0", r"http://127\.0\.0\.1:\d+/"),
+    ],
+)
+@pytest.mark.slow
+def test_the_url_is_one_that_a_browser_opens(bind: str, url: str) -> None:
+    with Demo("--bind", bind) as running:
+        running.wait_ready()
+        assert re.fullmatch(url, running.url)
+
+
+def test_a_socket_file_is_nothing_for_a_browser(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(speed=20, bind="unix:/nowhere", log_level="warning", log_format="text") == 1
+    assert capsys.readouterr() == (
+        "",
+        "tracker demo: bind is unix:/nowhere, which no browser opens; expected host:port\n",
+    )
 
 
 # Which vehicles are named

@@ -69,6 +69,11 @@ def run(*, speed: float, bind: str, log_level: str, log_format: str) -> int:
 
     Returns: the exit code: 0 after a signal; 1, with a line on stderr, when it could not run.
     """
+    if bind.startswith("unix:"):
+        click.echo(
+            f"tracker demo: bind is {bind}, which no browser opens; expected host:port", err=True
+        )
+        return FAILED
     log = msgspec.convert({"level": log_level, "format": log_format}, LogSettings)
     reasons: list[BaseException] = []
     with configure_logging(log):
@@ -138,6 +143,8 @@ def introduction(
 ) -> str:
     """What a newcomer reads: where to look, and lines to copy, with vehicles that soon report."""
     vessels, buses = recordings
+    # what listens on every address is reached on this machine's own
+    url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     ids = (*liveliest(vessels, VESSELS_NAMED), *liveliest(buses, BUSES_NAMED))
     stream = f"{url}/api/v1/stream?device_ids={quote(','.join(ids), safe=',')}"
     topics = " ".join(f"-t {DEFAULT_TOPIC.format(device_id=device_id)}" for device_id in ids)
