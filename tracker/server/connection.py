@@ -22,7 +22,6 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -101,8 +100,9 @@ class Connection:
         self._app_scope = trio.CancelScope()
         self._read_scope = trio.CancelScope()
         self._read_deadline = trio.current_time() + head_s
+        self._outbox = self._make_outbox()
+        self._tasks: TaskGroup
         self._protocol: ProtocolWrapper
-        self._outbox: Outbox
 
     @property
     def is_idle(self) -> bool:
@@ -130,8 +130,7 @@ class Connection:
             self._close()
 
     def _close(self) -> None:
-        if hasattr(self, "_outbox"):
-            self._outbox.close()
+        self._outbox.close()
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
 
@@ -142,7 +141,7 @@ class Connection:
                 return
             is_http2 = self._tls.selected_alpn_protocol() == "h2"
         async with Http2Tasks() if is_http2 else TaskGroup() as tasks:
-            self._outbox = self._open_outbox(tasks.spawn)
+            self._tasks = tasks
             self._protocol = ProtocolWrapper(
                 self._run_app,
                 self._config,
@@ -152,7 +151,7 @@ class Connection:
                 self._tls is not None,
                 _address(self._sock, socket.socket.getpeername),
                 _address(self._sock, socket.socket.getsockname),
-                partial(self._on_event, tasks),
+                self._on_event,
                 "h2" if is_http2 else "http/1.1",
             )
             if is_http2:
@@ -170,17 +169,22 @@ class Connection:
             return True
         return False
 
-    def _open_outbox(self, spawn: Callable[[Callable[[], Awaitable[None]]], object]) -> Outbox:
+    def _make_outbox(self) -> Outbox:
         if self._tls is None:
-            return Outbox(self._sock, stall_s=self._stall_s, spawn=spawn, on_broken=self.cancel)
+            return Outbox(
+                self._sock, stall_s=self._stall_s, spawn=self._spawn, on_broken=self.cancel
+            )
         return TlsOutbox(
             self._tls,
             self._tls.transport_stream,
             self._sock,
             stall_s=self._stall_s,
-            spawn=spawn,
+            spawn=self._spawn,
             on_broken=self.cancel,
         )
+
+    def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.spawn(run)
 
     # The reader
 
@@ -273,28 +277,28 @@ class Connection:
 
     # What Hypercorn sends
 
-    async def _on_event(self, tasks: TaskGroup, event: Event) -> None:
+    async def _on_event(self, event: Event) -> None:
         if isinstance(event, RawData):
-            await self._send(tasks, event.data)
+            await self._send(event.data)
         elif isinstance(event, Closed):
             if self._state is State.HTTP2:
                 await self._outbox.wait_writable()
             self._finish()
         elif isinstance(event, Updated):
-            self._on_updated(tasks, is_idle=event.idle)
+            self._on_updated(is_idle=event.idle)
 
-    async def _send(self, tasks: TaskGroup, data: bytes) -> None:
+    async def _send(self, data: bytes) -> None:
         await self._outbox.send(data)
         if self._state is State.HANDSHAKE and data.startswith(_SWITCHING_PROTOCOLS):
             self._enter(State.WEBSOCKET)
             if self._held:
-                tasks.spawn(self._advance)
+                self._spawn(self._advance)
         elif self._state is State.WEBSOCKET and wire.is_close_frame(data):
             # RFC 6455 §5.5.1: nothing follows a Close frame. Hypercorn would read on.
             self._finish()
             self._app_scope.cancel()
 
-    def _on_updated(self, tasks: TaskGroup, *, is_idle: bool) -> None:
+    def _on_updated(self, *, is_idle: bool) -> None:
         if self._state is State.HTTP2:
             self._enter(State.HTTP2, self._config.keep_alive_timeout if is_idle else inf)
         elif is_idle and self._state is State.REQUEST:
@@ -303,7 +307,7 @@ class Connection:
             self._streaming = False
             self._enter(State.HEAD, self._config.keep_alive_timeout)
             if self._held:
-                tasks.spawn(self._advance)
+                self._spawn(self._advance)
 
     # The app
 
