@@ -93,6 +93,7 @@ class Connection:
         self._state = State.HEAD
         self._held = bytearray()
         self._head_begun = True
+        self._is_poked = False
         self._peer_finished = False
         self._streaming = False
         self._answered = trio.Event()
@@ -189,35 +190,47 @@ class Connection:
     # The reader
 
     async def _read(self) -> None:
-        while data := await self._receive():
-            if self._state is State.HTTP2 or self._state is State.WEBSOCKET:
-                await self._protocol.handle(RawData(data))
-            elif self._state is not State.CLOSING:
-                self._held += data
-                await self._advance()
+        while True:
+            await self._pass_on()
+            if not await self._receive():
+                break
         self._peer_finished = True
         if self._state is State.REQUEST and not self._streaming:
             # `printf … | nc` closes its side behind the request, and still reads.
             with trio.move_on_after(_HALF_CLOSED_S):
                 await self._answered.wait()
 
-    async def _receive(self) -> bytes:
-        """What has arrived; empty at the end, or when the deadline has passed."""
+    async def _receive(self) -> bool:
+        """Wait for more to be held, or for a change of state; False at the end."""
         self._read_scope = trio.CancelScope(deadline=self._read_deadline)
+        self._is_poked = False
         with self._read_scope:
-            try:
-                if self._tls is None or self._state is State.CLOSING:
-                    return await sockets.receive(self._sock)
-                return bytes(await self._tls.receive_some(sockets.RECEIVE_BYTES))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return b""
-            except TimeoutError:
-                self._outbox.stalled()
-                return b""
+            data = await self._receive_some()
+            if self._state is not State.CLOSING:
+                self._held += data
+            return bool(data)
+        if self._is_poked:
+            return True
         if self._state is State.HEAD and self._held:
             await self._refuse(request.HEAD_TOO_SLOW)
-            return await self._receive()
-        return b""
+            return True
+        return False
+
+    async def _receive_some(self) -> bytes:
+        try:
+            if self._tls is None or self._state is State.CLOSING:
+                return await sockets.receive(self._sock)
+            return bytes(await self._tls.receive_some(sockets.RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+        except TimeoutError:
+            self._outbox.stalled()
+            return b""
+
+    def _poke(self) -> None:
+        """Let the reader, and nobody else, pass on what is held: so it stays in order."""
+        self._is_poked = True
+        self._read_scope.cancel()
 
     def _enter(self, state: State, within_s: float = inf) -> None:
         """Change the state; the peer's next bytes must come within `within_s` seconds."""
@@ -225,42 +238,46 @@ class Connection:
         self._read_deadline = trio.current_time() + within_s
         self._read_scope.deadline = self._read_deadline
 
-    async def _advance(self) -> None:
-        """Pass on of what is held what may pass now."""
-        if self._state is State.WEBSOCKET and self._held:
-            data = bytes(self._held)
-            self._held.clear()
-            await self._protocol.handle(RawData(data))
-        elif self._state is State.HEAD and self._held:
-            await self._advance_head()
-        elif len(self._held) > _HELD_LIMIT_BYTES:
-            self.cancel()  # it keeps sending without reading the answer
+    async def _pass_on(self) -> None:
+        """Pass on what is held, as far as the state allows."""
+        while self._held:
+            if self._state is State.WEBSOCKET or self._state is State.HTTP2:
+                data = bytes(self._held)
+                self._held.clear()
+                await self._protocol.handle(RawData(data))
+            elif self._state is not State.HEAD:
+                if len(self._held) > _HELD_LIMIT_BYTES:
+                    self.cancel()  # it keeps sending without reading the answer
+                return
+            elif not await self._pass_on_head():
+                return
 
-    async def _advance_head(self) -> None:
+    async def _pass_on_head(self) -> bool:
+        """Pass on one request head; False when it is not all here."""
         parts = request.split_head(self._held)
         head_bytes = len(self._held) if parts is None else len(parts[0])
         if head_bytes > self._config.h11_max_incomplete_size:
             await self._refuse(request.HEAD_TOO_LARGE)
-            return
+            return False
         if parts is None:
             if not self._head_begun:
                 self._head_begun = True
                 self._enter(State.HEAD, self._head_s)
-            return
+            return False
         head = request.judge(parts[0])
         if isinstance(head, request.Refusal):
             await self._refuse(head)
-            return
+            return False
         self._held = bytearray(parts[1])
         self._head_begun = False
         self._enter(State.HANDSHAKE if head.is_websocket else State.REQUEST)
         await self._protocol.handle(RawData(head.data))
+        return True
 
     async def _refuse(self, refusal: request.Refusal) -> None:
-        self._held.clear()
-        self._enter(State.CLOSING, _LINGER_S)
-        await self._outbox.send(refusal.response())
+        self._outbox.put(refusal.response())
         self._finish()
+        await self._outbox.wait_writable()
 
     def _finish(self) -> None:
         """End our side: what is unsent leaves, then the peer has a moment to read it.
@@ -288,15 +305,15 @@ class Connection:
             self._on_updated(is_idle=event.idle)
 
     async def _send(self, data: bytes) -> None:
-        await self._outbox.send(data)
+        self._outbox.put(data)
         if self._state is State.HANDSHAKE and data.startswith(_SWITCHING_PROTOCOLS):
             self._enter(State.WEBSOCKET)
-            if self._held:
-                self._spawn(self._advance)
+            self._poke()
         elif self._state is State.WEBSOCKET and wire.is_close_frame(data):
             # RFC 6455 §5.5.1: nothing follows a Close frame. Hypercorn would read on.
             self._finish()
             self._app_scope.cancel()
+        await self._outbox.wait_writable()
 
     def _on_updated(self, *, is_idle: bool) -> None:
         if self._state is State.HTTP2:
@@ -306,8 +323,7 @@ class Connection:
             self._answered = trio.Event()
             self._streaming = False
             self._enter(State.HEAD, self._config.keep_alive_timeout)
-            if self._held:
-                self._spawn(self._advance)
+            self._poke()
 
     # The app
 

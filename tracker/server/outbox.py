@@ -90,36 +90,29 @@ class Outbox:
             self.writable = False
             self._spawn(self._drain)
 
-    async def send(self, data: bytes) -> None:
-        """Send `data` behind what is unsent, and wait until all of it has left.
+    def put(self, data: bytes) -> None:
+        """Send `data` behind what is unsent, also while not writable. Never raises.
 
-        Returns without a word when the connection is gone or finishing.
-        Cancellation: before anything is taken, or else `data` is sent all the same.
+        For those who then wait (`wait_writable`), so that what is unsent stays bounded.
+        Without effect when the connection is gone or finishing.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed or self._finishing:
-            return
         if self.writable:
             self.write_nowait(data)
-        else:
+        elif not self._closed and not self._finishing:
             self._tail += data
-        await self._wait_drained()
 
     async def wait_writable(self) -> bool:
         """Wait until nothing is unsent; False when the connection is gone.
 
         Cancellation: atomic, nothing changes.
         """
-        await self._wait_drained()
-        return not self._closed
-
-    async def _wait_drained(self) -> None:
-        if not self._tail or self._closed:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        while self._tail and not self._closed:
+        if not self._tail:
+            await trio.lowlevel.checkpoint()
+        while self._tail:
             if self._waiters is None:
                 self._waiters = trio.lowlevel.ParkingLot()
             await self._waiters.park()
+        return not self._closed
 
     async def _drain(self) -> None:
         while self._tail and not self._closed:

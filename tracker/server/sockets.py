@@ -100,9 +100,10 @@ async def receive(sock: socket.socket) -> bytes:
     Raises: TimeoutError when the kernel gave the peer up (TCP_USER_TIMEOUT).
     Cancellation: atomic, a cancelled call takes nothing.
     """
+    await trio.lowlevel.checkpoint_if_cancelled()
     while True:
         try:
-            return sock.recv(RECEIVE_BYTES)
+            data = sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             try:
                 await trio.lowlevel.wait_readable(sock)
@@ -112,6 +113,10 @@ async def receive(sock: socket.socket) -> bytes:
             raise
         except OSError:
             return b""
+        else:
+            # Others have their turn, however fast this peer sends.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
 
 
 async def wait_progress(sock: socket.socket, stall_s: float) -> bool:
