@@ -188,7 +188,8 @@ async def test_a_call_that_waits_when_the_connection_goes_fails_at_once(broker: 
                 nursery.start_soon(publish)
                 await wait_all_tasks_blocked()
                 broker.kill()
-    assert codes == [7]
+    # Whether the thread had given it to paho already is a race.
+    assert codes in ([4], [7])
 
 
 @pytest.mark.parametrize("threshold", [10, 20])
@@ -455,11 +456,10 @@ async def test_websockets(start_mosquitto: StartMosquitto, certificates: Certifi
         websocket_headers={"foo": "bar"},
     ) as client:
         await assert_echo(client)
-        # Frames that come together, and one longer than the 7 and 16 bit lengths.
-        for payload in (*(b"%d" % number for number in range(50)), b"x" * 100_000):
+        sent = [b"%d" % number for number in range(50)]
+        for payload in sent:
             await client.publish("echo", payload)
-        payloads = [await next_payload(client) for _ in range(51)]
-        assert payloads == [*(b"%d" % number for number in range(50)), b"x" * 100_000]
+        assert [await next_payload(client) for _ in sent] == sent
     encrypted = start_mosquitto(websocket=certificates.listener)
     assert encrypted.websocket_port is not None
     async with Client(
@@ -472,6 +472,25 @@ async def test_websockets(start_mosquitto: StartMosquitto, certificates: Certifi
     with pytest.raises(MqttError):
         async with Client(HOST, plain.port, transport="websockets"):
             pass
+
+
+@pytest.mark.slow
+async def test_a_long_websocket_frame_is_sent_and_read_in_parts(
+    start_mosquitto: StartMosquitto,
+) -> None:
+    # Of 64 bits of length; more than one read of ours, and than one write of the kernel's.
+    payload = b"x" * 70_000
+    broker = start_mosquitto(websocket="")
+    assert broker.websocket_port is not None
+    async with Client(
+        HOST,
+        broker.websocket_port,
+        transport="websockets",
+        socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)],
+    ) as client:
+        await client.subscribe("long")
+        await client.publish("long", payload)
+        assert await next_payload(client) == payload
 
 
 async def test_unix_sockets(start_mosquitto: StartMosquitto, tmp_path: Path) -> None:

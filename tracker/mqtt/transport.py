@@ -22,10 +22,15 @@ READ_BYTES = 64 * 1024
 
 
 class BufferedSocket:
-    """A non-blocking socket that reads ahead, in the shape that paho expects."""
+    """A non-blocking socket that reads ahead, in the shape that paho expects.
 
-    def __init__(self, inner: Any) -> None:
+    `inner` is what to read and write, `connection` the socket beneath it.
+    """
+
+    def __init__(self, inner: Any, connection: socket.socket) -> None:
         self._inner = inner
+        self._connection = connection
+        self._is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
         self._buffer = b""
         self._start = 0
 
@@ -36,6 +41,11 @@ class BufferedSocket:
         if start == len(buffer):
             buffer = self._buffer = self._inner.recv(READ_BYTES)
             start = 0
+            if self._is_tcp:
+                # mosquitto leaves Nagle's algorithm on, so it holds what it has for us
+                # until we acknowledge what we got, and the kernel would put that off for
+                # 40 ms. The option does not last: it is set anew with each read.
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._start = start + count
         if self._start >= len(buffer):
             self._start = len(buffer)
@@ -99,9 +109,10 @@ class PahoClient(paho.Client):
         self.disconnect()
 
     def _create_socket(self) -> Any:
-        sock = BufferedSocket(super()._create_socket())
-        self.connected_socket = None
-        return sock
+        inner: Any = super()._create_socket()
+        connection, self.connected_socket = self.connected_socket, None
+        assert connection is not None
+        return BufferedSocket(inner, connection)
 
     def _create_socket_connection(self) -> socket.socket:
         if self.connected_socket is None:
@@ -110,7 +121,9 @@ class PahoClient(paho.Client):
         return self.connected_socket
 
     def _create_unix_socket_connection(self) -> socket.socket:
-        return self.connected_socket or super()._create_unix_socket_connection()
+        if self.connected_socket is None:
+            self.connected_socket = super()._create_unix_socket_connection()
+        return self.connected_socket
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         # paho's own leaves the socket open when the handshake fails.
