@@ -9,6 +9,7 @@ import { setText } from "./dom.js";
 import { Gestures, REACH_PX } from "./gestures.js";
 import { drawFrame, drawGrid } from "./graticule.js";
 import { latOf, lonOf } from "./mercator.js";
+import { Sprites } from "./sprites.js";
 import { drawTrails, drawVehicles, GLIDE_MS, place } from "./symbols.js";
 import { age, counted, heading, place as placeName, speed } from "./text.js";
 
@@ -28,6 +29,7 @@ export class VehicleMap {
   #onPick;
   #camera = new Camera();
   #colours = {};
+  #sprites = new Sprites();
   /** The animation frame asked for, 0 when none is. */
   #frame = 0;
   /** @type {import("./symbols.js").Placed[]} */
@@ -131,7 +133,9 @@ export class VehicleMap {
     const { placed, gliding } = place(vehicles, camera, performance.now(), glideMs);
     this.#placed = placed;
     drawTrails(context, placed, camera, colours);
-    const scene = { zoom: camera.zoom, nowMs: performance.now(), hot: this.#hot };
+    const sprites = this.#sprites;
+    sprites.useRatio(ratio);
+    const scene = { zoom: camera.zoom, nowMs: performance.now(), hot: this.#hot, sprites };
     drawVehicles(context, placed, scene, colours);
     drawFrame(context, camera, colours);
     this.#showTip();
@@ -173,6 +177,7 @@ export class VehicleMap {
       font: `11px ${family}`,
       fontStrong: `600 12px ${family}`,
     };
+    this.#sprites.clear();
     this.refresh();
   }
 

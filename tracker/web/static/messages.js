@@ -110,8 +110,9 @@ export class MessagePanel {
   #showEmpty() {
     const empty = byId("messages-empty");
     empty.hidden = this.#rows.children.length > 0;
-    const followed = counted(this.#followed.children.length, "vehicle");
-    setText(empty, `Waiting for the next message of ${followed}…`);
+    const { length, 0: first } = this.#followed.children;
+    const whose = length === 1 ? first.dataset.id : counted(length, "vehicle");
+    setText(empty, `Waiting for the next message of ${whose}…`);
   }
 
   #chip(id) {

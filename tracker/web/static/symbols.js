@@ -9,8 +9,11 @@ export const GLIDE_MS = 900;
 const STANDING_SPEED = 0.3;
 /** What was silent for longer is drawn faded. */
 const SILENT_MS = 60_000;
+const SILENT_OPACITY = 0.45;
 /** Opacities of a trail from its oldest part to its newest. */
 const TRAIL_FADE = [0.06, 0.14, 0.26, 0.42, 0.62];
+/** A trail that reaches no further than this lies under its symbol. */
+const TRAIL_HIDDEN_PX = 3;
 const LABELS_MAX = 40;
 const LABEL_CHARS = 24;
 
@@ -55,66 +58,67 @@ export function place(vehicles, camera, nowMs, glideMs) {
 export function drawTrails(context, placed, camera, colours) {
   context.lineCap = "butt";
   context.lineJoin = "round";
+  const long = placed.filter((one) => reaches(one, camera));
   for (const followed of [false, true]) {
-    const these = placed.filter(({ vehicle }) => vehicle.followed === followed);
+    const these = long.filter(({ vehicle }) => vehicle.followed === followed);
     context.strokeStyle = followed ? colours.follow : colours.vehicle;
     context.lineWidth = followed ? 2.5 : 1.5;
     TRAIL_FADE.forEach((opacity, band) => {
       context.globalAlpha = opacity;
-      context.beginPath();
-      for (const one of these) addTrail(context, one, camera, band);
-      context.stroke();
+      // A path for each: strokes that share one path are far slower to fill.
+      for (const one of these) strokeTrail(context, one, camera, band);
     });
   }
   context.globalAlpha = 1;
 }
 
+/** Whether a trail would show from under its symbol: three points of it tell. */
+function reaches({ vehicle, px, py }, camera) {
+  const { trail } = vehicle;
+  for (let third = 0; third < 3; third++) {
+    const i = Math.floor(((trail.length - 1) * third) / 3);
+    if (i < 0) return false;
+    const gapX = Math.abs(camera.screenX(trail.x(i)) - px);
+    const gapY = Math.abs(camera.screenY(trail.y(i)) - py);
+    if (gapX > TRAIL_HIDDEN_PX || gapY > TRAIL_HIDDEN_PX) return true;
+  }
+  return false;
+}
+
 /** The part of a trail that has one opacity. Its last point is where the symbol is drawn. */
-function addTrail(context, { vehicle, px, py }, camera, band) {
+function strokeTrail(context, { vehicle, px, py }, camera, band) {
   const { trail } = vehicle;
   const segments = trail.length - 1;
-  if (segments < 1) return;
   const bands = TRAIL_FADE.length;
   const from = Math.floor((segments * band) / bands);
   const to = Math.floor((segments * (band + 1)) / bands);
   if (to <= from) return;
+  context.beginPath();
   context.moveTo(camera.screenX(trail.x(from)), camera.screenY(trail.y(from)));
   for (let i = from + 1; i <= to; i++) {
     if (i === segments) context.lineTo(px, py);
     else context.lineTo(camera.screenX(trail.x(i)), camera.screenY(trail.y(i)));
   }
+  context.stroke();
 }
 
 /**
  * @param {CanvasRenderingContext2D} context @param {Placed[]} placed
- * @param {{zoom: number, nowMs: number, hot: Vehicle|null}} scene
+ * @param {{zoom: number, nowMs: number, hot: Vehicle|null, sprites: import("./sprites.js").Sprites}} scene
  */
-export function drawVehicles(context, placed, { zoom, nowMs, hot }, colours) {
+export function drawVehicles(context, placed, { zoom, nowMs, hot, sprites }, colours) {
   const radius = Math.max(3.6, Math.min(8, 3.6 + (zoom - 9) * 0.7));
-  const groups = [
-    { followed: false, silent: true },
-    { followed: false, silent: false },
-    { followed: true, silent: true },
-    { followed: true, silent: false },
-  ];
-  context.lineJoin = "round";
-  for (const group of groups) {
-    context.beginPath();
+  for (const followed of [false, true]) {
+    const fill = followed ? colours.follow : colours.vehicle;
     for (const { vehicle, px, py, moving } of placed) {
-      const silent = !(nowMs - vehicle.seenMs < SILENT_MS);
-      if (vehicle.followed !== group.followed || silent !== group.silent) continue;
-      const size = (group.followed ? 1.25 : 1) * (moving ? radius : radius * 0.72);
-      if (vehicle.heading === null) addDot(context, px, py, size * 0.8);
-      else addArrow(context, px, py, size * 1.35, vehicle.heading);
+      if (vehicle.followed !== followed) continue;
+      context.globalAlpha = nowMs - vehicle.seenMs < SILENT_MS ? 1 : SILENT_OPACITY;
+      const radiusPx = radius * (followed ? 1.25 : 1) * (moving ? 1 : 0.72);
+      const look = { radiusPx, heading: vehicle.heading, fill, halo: colours.chart };
+      sprites.stamp(context, px, py, look);
     }
-    context.strokeStyle = colours.chart;
-    context.lineWidth = 2;
-    context.stroke();
-    context.fillStyle = group.followed ? colours.follow : colours.vehicle;
-    context.globalAlpha = group.silent ? 0.45 : 1;
-    context.fill();
-    context.globalAlpha = 1;
   }
+  context.globalAlpha = 1;
   drawRingsAndLabels(context, placed, radius, hot, colours);
 }
 
@@ -135,22 +139,4 @@ function drawRingsAndLabels(context, placed, radius, hot, colours) {
     const name = [...vehicle.id].slice(0, LABEL_CHARS).join("");
     label(context, name, px + radius * 2 + 9, py, { ...colours, label: colours.follow });
   }
-}
-
-function addDot(context, px, py, radius) {
-  context.moveTo(px + radius, py);
-  context.arc(px, py, radius, 0, 2 * Math.PI);
-}
-
-/** @param {number} heading degrees clockwise from north, which is up */
-function addArrow(context, px, py, size, heading) {
-  const sine = Math.sin((heading * Math.PI) / 180);
-  const cosine = Math.cos((heading * Math.PI) / 180);
-  const point = (across, along) =>
-    /** @type {const} */ ([px + across * cosine + along * sine, py + across * sine - along * cosine]);
-  context.moveTo(...point(0, size));
-  context.lineTo(...point(size * 0.72, -size * 0.85));
-  context.lineTo(...point(0, -size * 0.42));
-  context.lineTo(...point(-size * 0.72, -size * 0.85));
-  context.closePath();
 }
