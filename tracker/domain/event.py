@@ -7,6 +7,8 @@ that nobody uses.
 
 from __future__ import annotations
 
+from typing import final
+
 import msgspec
 
 from tracker.domain import wire
@@ -16,6 +18,9 @@ class Event:
     """A named event with one JSON value.
 
     `data`: the JSON value as bytes, UTF-8, without line breaks (SSE is line-based).
+
+    The forms are final: a transport holds the function itself, so an override would never
+    be called. What is special about an event's form is put there when it is made.
     """
 
     __slots__ = ("_chunk", "_frame", "_line", "_sse", "data", "name", "size_bytes")
@@ -29,28 +34,33 @@ class Event:
         self._sse: bytes | None = None
         self._chunk: bytes | None = None
 
+    @final
     def text(self) -> bytes:
         """The JSON text `{"event":…,"data":…}`: a WebSocket message, or the body of an error."""
         return wire.text_message(self.name, self.data)
 
+    @final
     def frame(self) -> bytes:
         """The WebSocket frame that carries this event."""
         if self._frame is None:
             self._frame = wire.text_frame(self.text())
         return self._frame
 
+    @final
     def line(self) -> bytes:
         """The WebSocket text message and a line feed, for servers that frame it themselves."""
         if self._line is None:
             self._line = self.text() + b"\n"
         return self._line
 
+    @final
     def sse(self) -> bytes:
         """The SSE event, bare."""
         if self._sse is None:
             self._sse = wire.sse_event(self.name, self.data)
         return self._sse
 
+    @final
     def chunk(self) -> bytes:
         """The SSE event inside an HTTP/1.1 chunk."""
         if self._chunk is None:
@@ -63,30 +73,24 @@ class _Heartbeat(Event):
 
     __slots__ = ()
 
-    def frame(self) -> bytes:
-        return wire.PING_FRAME
-
-    def line(self) -> bytes:
-        return b""  # a server that frames for itself has no door for a Ping frame
-
-    def sse(self) -> bytes:
-        return wire.SSE_COMMENT
+    def __init__(self) -> None:
+        super().__init__(b"", b"")
+        self._frame = wire.PING_FRAME
+        self._line = b""  # a server that frames for itself has no door for a Ping frame
+        self._sse = wire.SSE_COMMENT
 
 
-class _Retry(Event):
-    """A `reconnect` event; on SSE with the `retry:` line that `EventSource` obeys."""
+class _Reconnect(Event):
+    """On SSE with the `retry:` line that `EventSource` obeys."""
 
-    __slots__ = ("after_ms",)
+    __slots__ = ()
 
     def __init__(self, after_ms: int, data: bytes) -> None:
         super().__init__(b"reconnect", data)
-        self.after_ms = after_ms
-
-    def sse(self) -> bytes:
-        return b"retry: %d\n" % self.after_ms + super().sse()
+        self._sse = b"retry: %d\n%b" % (after_ms, wire.sse_event(self.name, data))
 
 
-HEARTBEAT: Event = _Heartbeat(b"", b"")
+HEARTBEAT: Event = _Heartbeat()
 PING: Event = Event(b"ping", b'{"type":"keep-alive"}')
 
 
@@ -97,4 +101,4 @@ def error(message: str) -> Event:
 
 def reconnect(after_ms: int, reason: str) -> Event:
     """Ask the client to come back after `after_ms` milliseconds."""
-    return _Retry(after_ms, msgspec.json.encode({"after_ms": after_ms, "reason": reason}))
+    return _Reconnect(after_ms, msgspec.json.encode({"after_ms": after_ms, "reason": reason}))
