@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder
@@ -21,11 +22,18 @@ from tracker.domain.errors import Malformed, MalformedPayloadError
 PAYLOAD_LIMIT_BYTES = 64 * 1024
 #: A device id longer than this is malformed.
 DEVICE_ID_LIMIT_CHARS = 128
+#: A payload of more levels than this is malformed. A limit of our own: where the parser
+#: gives up depends on Python's version and on how deep the stack is just then, and who
+#: decodes the payload again, here or at the client's, must not fail where this passed.
+NESTING_LIMIT_LEVELS = 500
 
 # C0, DEL and C1: nothing that a log line or a URL should carry.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LINE_BREAKS = b"\r\n"
 _JSON_SPACE = b" \t\r\n"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - _LEVELS.keys())
 
 
 class _Fix(Struct):
@@ -81,7 +89,14 @@ def decode(payload: bytes, received_utc_s: float) -> tuple[str, bytes]:
             raise MalformedPayloadError(Malformed.EMPTY, "empty payload") from None
         raise MalformedPayloadError(Malformed.BAD_JSON, str(error)) from None
     except RecursionError:
-        raise MalformedPayloadError(Malformed.TOO_DEEP, "nested too deeply") from None
+        is_too_deep = True
+    else:
+        # Most payloads are too short to be deep.
+        is_too_deep = len(payload) > 2 * NESTING_LIMIT_LEVELS and _is_too_deep(payload)
+    if is_too_deep:
+        raise MalformedPayloadError(
+            Malformed.TOO_DEEP, f"expected at most {NESTING_LIMIT_LEVELS} levels of nesting"
+        )
     _check_device_id(device_id)
     if 10 in data or 13 in data:
         # JSON allows them between tokens only, so nothing but layout goes.
@@ -123,10 +138,17 @@ def _nested_id(data: Raw | UnsetType) -> Raw | UnsetType:
         return UNSET  # `data` is no object: the payload may still be a flat one
 
 
+def _is_too_deep(json: bytes) -> bool:
+    if json.count(b"[") + json.count(b"{") <= NESTING_LIMIT_LEVELS:
+        return False
+    brackets = _STRING.sub(b"", json).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_LEVELS.__getitem__, brackets))) > NESTING_LIMIT_LEVELS
+
+
 def _to_device_id(raw: Raw) -> str:
     try:
         return str(_decode_id(raw))
-    except (ValidationError, ValueError):  # ValueError: more digits than Python prints
+    except ValidationError:
         raise MalformedPayloadError(
             Malformed.BAD_DEVICE_ID, "expected DEVICE_ID as a string or an integer"
         ) from None
