@@ -36,8 +36,8 @@ class QueueLimits:
     """How much may wait for one connection.
 
     `messages`: messages of one device; `total_bytes`: bytes in all, counted as the size of
-    the JSON values (the bytes themselves are shared by all connections); `events`: events
-    that belong to no device.
+    the JSON values (the bytes themselves are shared by all connections), or one message
+    that is larger; `events`: events that belong to no device, the newest is left out.
     """
 
     messages: int = 100
@@ -64,7 +64,15 @@ class Queue:
     Hot path: `offer` and `take` run for every delivery; the bench's S2b guards them.
     """
 
-    __slots__ = ("_entries", "_events_waiting", "_limits", "delivered", "dropped", "waiting_bytes")
+    __slots__ = (
+        "_entries",
+        "_events_waiting",
+        "_limits",
+        "delivered",
+        "dropped",
+        "events_left_out",
+        "waiting_bytes",
+    )
 
     def __init__(self, limits: QueueLimits) -> None:
         self._entries: deque[tuple[Event, Subscription | None]] = deque()
@@ -73,17 +81,28 @@ class Queue:
         self.waiting_bytes = 0
         self.delivered = 0
         self.dropped = 0
+        self.events_left_out = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._entries) - self._events_waiting
 
     def has_room(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` fits into both bounds."""
         return subscription.waiting < self._limits.messages and self.has_room_for_bytes(message)
 
     def has_room_for_bytes(self, message: Message) -> bool:
-        """Whether `message` fits into the bound in bytes."""
-        return self.waiting_bytes + message.size_bytes <= self._limits.total_bytes
+        """Whether `message` fits into the bound in bytes, or is the only one.
+
+        A message above the bound would else be lost on a client that takes everything.
+        """
+        return (
+            self.waiting_bytes + message.size_bytes <= self._limits.total_bytes or not self._entries
+        )
 
     def put(self, message: Message, subscription: Subscription) -> None:
         """Append a message; the caller has seen to the bounds."""
@@ -94,6 +113,7 @@ class Queue:
     def put_event(self, event: Event) -> None:
         """Append an event that belongs to no subscription, unless too many of them wait."""
         if self._events_waiting >= self._limits.events:
+            self.events_left_out += 1
             return
         self._events_waiting += 1
         self.waiting_bytes += event.size_bytes
@@ -105,16 +125,18 @@ class Queue:
         self.dropped += 1
 
     def take(self, encode: Encoding, limit_bytes: int) -> bytes:
-        """Take from the front what fits into `limit_bytes`, at least one event, encoded.
+        """Take from the front what fits into `limit_bytes` on the wire, at least one event.
 
-        The queue must not be empty. The bound is on the JSON values, without envelopes.
+        The queue must not be empty. One event alone is passed on as the bytes that all
+        connections share.
         """
         entries = self._entries
         parts: list[bytes] = []
         taken_bytes = 0
         while entries:
             event, subscription = entries[0]
-            taken_bytes += event.size_bytes
+            part = encode(event)
+            taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
                 break
             entries.popleft()
@@ -125,7 +147,7 @@ class Queue:
                 subscription.delivered += 1
                 self.delivered += 1
             self.waiting_bytes -= event.size_bytes
-            parts.append(encode(event))
+            parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def clear(self) -> int:
