@@ -24,7 +24,8 @@ class HubStatistics:
 
     `published`: messages decoded and published, neither malformed nor retained;
     `streams`: open connections by transport; `delivered`, `dropped`, `waiting`: messages,
-    summed over all streams that ever were.
+    summed over all streams that ever were; `events_left_out`: events that belong to no
+    device and found too many of their kind waiting.
     """
 
     published: int
@@ -38,6 +39,7 @@ class HubStatistics:
     delivered: int
     dropped: dict[Drop, int]
     waiting: int
+    events_left_out: int
 
 
 class Hub:
@@ -57,11 +59,14 @@ class Hub:
         self._free_seats: list[int] = []
         self._last: dict[str, Message] = {}
         self._published = 0
+        self._publishes = 0
+        self._offered = 0
+        self._subscriptions = 0
         self._opened: dict[str, int] = {}
         self._closed = dict.fromkeys(CloseReason, 0)
         # Sums over the streams that are gone.
-        self._past_offered = 0
         self._past_delivered = 0
+        self._past_events_left_out = 0
         self._past_dropped = dict.fromkeys(Drop, 0)
 
     @contextmanager
@@ -75,6 +80,7 @@ class Hub:
         seat = self._take_seat(stream)
         for device_id, subscription in stream.subscriptions.items():
             self._watchers.setdefault(device_id, {})[stream] = subscription
+        self._subscriptions += len(stream.subscriptions)
         self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
         try:
             yield stream
@@ -97,12 +103,11 @@ class Hub:
             del watchers[stream]
             if not watchers:
                 del self._watchers[device_id]
-        stream.outbox.on_writable = stream.outbox.on_stalled = None
-        buffer_full = stream.queue.dropped
-        self._past_dropped[Drop.BUFFER_FULL] += buffer_full
-        self._past_dropped[Drop.CLOSED] += stream.queue.clear()
+        self._subscriptions -= len(stream.subscriptions)
+        self._past_dropped[Drop.BUFFER_FULL] += stream.queue.dropped
+        self._past_dropped[Drop.CLOSED] += stream.end()
         self._past_delivered += stream.queue.delivered
-        self._past_offered += sum(s.offered for s in stream.subscriptions.values())
+        self._past_events_left_out += stream.queue.events_left_out
         self._closed[stream.close_reason or CloseReason.CLIENT] += 1
 
     def publish_batch(self, messages: Iterable[Message]) -> list[Stream]:
@@ -110,6 +115,8 @@ class Hub:
 
         Returns the streams that were offered something: flush them. Hot path: S2b, S6b.
         """
+        self._publishes += 1
+        publish = self._publishes
         touched: list[Stream] = []
         for message in messages:
             self._published += 1
@@ -117,20 +124,22 @@ class Hub:
             watchers = self._watchers.get(message.device_id)
             if watchers is None:
                 continue
+            self._offered += len(watchers)
             for stream, subscription in watchers.items():
                 stream.offer(message, subscription)
-                if not stream.touched:
-                    stream.touched = True
+                if stream.touched_by != publish:
+                    stream.touched_by = publish
                     touched.append(stream)
         return touched
 
     def seed(self, message: Message) -> None:
         """Take a retained message as the last known one of its device, if none is known.
 
-        It is old news: no stream gets it, and it is not counted as published.
+        It is old news: no stream gets it, it is not counted as published, and it makes no
+        other device forgotten.
         """
-        if message.device_id not in self._last:
-            self._remember(message)
+        if message.device_id not in self._last and len(self._last) < self._devices_limit:
+            self._last[message.device_id] = message
 
     def _remember(self, message: Message) -> None:
         last = self._last
@@ -151,29 +160,29 @@ class Hub:
         return [stream for stream in self._seats[share::shares] if stream is not None]
 
     def statistics(self) -> HubStatistics:
-        """All counters, at this moment."""
+        """All counters, at this moment. Takes time in proportion to the open streams."""
         streams: dict[str, int] = dict.fromkeys(self._opened, 0)
-        delivered, offered, waiting = self._past_delivered, self._past_offered, 0
+        delivered, waiting = self._past_delivered, 0
+        events_left_out = self._past_events_left_out
         dropped = dict(self._past_dropped)
-        subscriptions = 0
         for stream in self.streams():
+            queue = stream.queue
             streams[stream.transport.name] += 1
-            delivered += stream.queue.delivered
-            dropped[Drop.BUFFER_FULL] += stream.queue.dropped
-            subscriptions += len(stream.subscriptions)
-            for subscription in stream.subscriptions.values():
-                offered += subscription.offered
-                waiting += subscription.waiting
+            delivered += queue.delivered
+            dropped[Drop.BUFFER_FULL] += queue.dropped
+            waiting += queue.waiting
+            events_left_out += queue.events_left_out
         return HubStatistics(
             published=self._published,
-            subscriptions=subscriptions,
+            subscriptions=self._subscriptions,
             devices_watched=len(self._watchers),
             devices_known=len(self._last),
             streams=streams,
             opened=dict(self._opened),
             closed=dict(self._closed),
-            offered=offered,
+            offered=self._offered,
             delivered=delivered,
             dropped=dropped,
             waiting=waiting,
+            events_left_out=events_left_out,
         )

@@ -64,11 +64,12 @@ class Stream:
         "_encode",
         "_on_drop",
         "close_reason",
+        "has_ended",
         "on_close",
         "outbox",
         "queue",
         "subscriptions",
-        "touched",
+        "touched_by",
         "transport",
     )
 
@@ -89,8 +90,10 @@ class Stream:
         #: Called once, when the gateway wants the stream to end.
         self.on_close: Callable[[], object] | None = None
         self.close_reason: CloseReason | None = None
-        #: Whether the publish under way has offered it something.
-        self.touched = False
+        #: The last publish, by its number, that offered it something.
+        self.touched_by = 0
+        #: Whether the stream has left the hub: nothing of it may reach the outbox.
+        self.has_ended = False
         self._encode = transport.encode
         self._on_drop = on_drop
         outbox.on_writable = self.flush
@@ -108,27 +111,29 @@ class Stream:
 
     def _make_room(self, message: Message, subscription: Subscription) -> bool:
         # A message may be dropped only after the kernel has refused bytes.
-        touched = self.touched
         self.flush()
-        self.touched = touched
         if self.queue.has_room(message, subscription):
             return True
         # An outbox that another task serves has not been refused yet: the bytes bound it.
         return not self.outbox.refusing and self.queue.has_room_for_bytes(message)
 
     def post(self, event: Event) -> None:
-        """Queue an event that belongs to no device, and send it if the kernel takes it."""
+        """Queue an event that belongs to no device, and send it if the kernel takes it.
+
+        Once the stream has ended, nothing happens: its connection may serve another answer.
+        """
+        if self.has_ended:
+            return
         self.queue.put_event(event)
         self.flush()
 
     def heartbeat(self) -> None:
         """Put traffic on the wire, unless something waits already: then bytes flow anyway."""
-        if self.outbox.writable and not self.queue:
+        if self.outbox.writable and not self.queue and self._encode(HEARTBEAT):
             self.post(HEARTBEAT)
 
     def flush(self) -> int:
         """Move what waits into the outbox, as far as it takes it; return messages moved."""
-        self.touched = False
         queue, outbox = self.queue, self.outbox
         before = queue.delivered
         while queue and outbox.writable:
@@ -137,6 +142,12 @@ class Stream:
 
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
+
+    def end(self) -> int:
+        """Let go of the outbox and drop what waits; return how many messages that were."""
+        self.has_ended = True
+        self.outbox.on_writable = self.outbox.on_stalled = None
+        return self.queue.clear()
 
     def close(self, reason: CloseReason) -> None:
         """Ask for the end of the stream; the first reason stands."""
