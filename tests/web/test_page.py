@@ -267,12 +267,12 @@ async def test_the_keyboard_alone_reaches_list_and_map(gateway: FakeGateway) -> 
 
     def visit(page: Page) -> None:
         open_live(page, gateway)
-        body = page.locator("#grid-body")
-        body.focus()
+        grid = page.get_by_role("grid")
+        grid.focus()
         for key in ("ArrowDown", "ArrowDown", "Enter"):
             page.keyboard.press(key)
         expect(row(page, "4733")).to_have_attribute("aria-selected", "true")
-        active = body.get_attribute("aria-activedescendant")
+        active = grid.get_attribute("aria-activedescendant")
         assert active is not None
         expect(page.locator(f"#{active}").get_by_role("gridcell").first).to_have_text("4733")
         page.get_by_role("button", name="Speed").press("Enter")
@@ -397,7 +397,7 @@ async def test_five_thousand_vehicles_fit_one_connection_and_few_rows(
         open_live(page, gateway)
         expect(page.locator("#count")).to_have_text("5,000 vehicles")
         assert page.locator(".row").count() < 60
-        page.locator("#grid-body").press("End")
+        page.get_by_role("grid").press("End")
         expect(row(page, "vehicle-04999")).to_be_visible()
         row(page, "vehicle-04999").dblclick()
         expect(row(page, "vehicle-04999")).to_have_attribute("aria-selected", "true")

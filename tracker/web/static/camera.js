@@ -64,11 +64,12 @@ export class Camera {
 
   /**
    * @param {Bounds} bounds
-   * @param {{padding: number, zoomMax: number}} limits pixels kept free on each side, closest zoom
+   * @param {{margin: number, zoomMax: number}} limits pixels kept free on each side, as far as a
+   *   small map allows; closest zoom
    * @returns {View} the closest view that shows all of it
    */
-  fitting(bounds, { padding, zoomMax }) {
-    const free = (pixels) => Math.max(40, pixels - 2 * padding);
+  fitting(bounds, { margin, zoomMax }) {
+    const free = (pixels) => pixels - 2 * Math.min(margin, pixels * 0.18);
     const across = Math.max(bounds.right - bounds.left, 1e-9);
     const down = Math.max(bounds.bottom - bounds.top, 1e-9);
     const scale = Math.min(free(this.width) / across, free(this.height) / down);

@@ -27,9 +27,10 @@ const FIRST_DIRECTION = { id: 1, speed: -1, heading: 1, age: 1 };
 export class VehicleList {
   #fleet;
   #options;
+  #grid = byId("grid");
   #body = byId("grid-body");
   #space = byId("grid-space");
-  #heads = [...byId("grid").querySelectorAll("[role=columnheader]")];
+  #heads = [...this.#grid.querySelectorAll("[role=columnheader]")];
   /** @type {HTMLElement[]} */
   #rows = [];
   /** @type {Vehicle[]} what the filter lets through, in order */
@@ -68,8 +69,11 @@ export class VehicleList {
       this.#pointing = false;
       this.#options.onPoint(null);
     });
-    body.addEventListener("keydown", (event) => this.#keydown(event));
-    body.addEventListener("focus", () => this.#render());
+    // The active row is told by the grid, so a click into the body must not take the focus from it.
+    body.addEventListener("focus", () => this.#grid.focus({ preventScroll: true }));
+    this.#grid.addEventListener("keydown", (event) => {
+      if (event.target === this.#grid) this.#keydown(event);
+    });
     new ResizeObserver(() => this.#measure()).observe(body);
     setInterval(() => document.hidden || this.#update(), REFRESH_MS);
     this.#measure();
@@ -112,7 +116,7 @@ export class VehicleList {
     this.#shown = [...this.#fleet.vehicles.values()].filter(passes);
     this.#shown.sort((a, b) => order(a, b) * this.#direction || ORDERS.id(a, b));
     this.#space.style.height = `${this.#shown.length * this.#rowPx}px`;
-    byId("grid").setAttribute("aria-rowcount", String(this.#shown.length + 1));
+    this.#grid.setAttribute("aria-rowcount", String(this.#shown.length + 1));
     const all = this.#fleet.vehicles.size;
     const parts = [counted(all, "vehicle")];
     if (this.#shown.length !== all) parts.unshift(`${count(this.#shown.length)} of`);
@@ -162,8 +166,8 @@ export class VehicleList {
       if (active) activeRow = row.id;
       this.#fill(row, vehicle, index, nowMs, active);
     }
-    if (activeRow) this.#body.setAttribute("aria-activedescendant", activeRow);
-    else this.#body.removeAttribute("aria-activedescendant");
+    if (activeRow) this.#grid.setAttribute("aria-activedescendant", activeRow);
+    else this.#grid.removeAttribute("aria-activedescendant");
   }
 
   #fill(row, vehicle, index, nowMs, active) {

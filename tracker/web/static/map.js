@@ -13,7 +13,7 @@ import { Sprites } from "./sprites.js";
 import { drawTrails, drawVehicles, GLIDE_MS, place } from "./symbols.js";
 import { age, counted, heading, place as placeName, speed } from "./text.js";
 
-const FIT = { padding: 64, zoomMax: 14 };
+const FIT = { margin: 64, zoomMax: 14 };
 const CLOSE_ZOOM = 13;
 const PLACES_MAX = 4;
 /** Silent vehicles fade, ages count up, groups change: all without a message. */
