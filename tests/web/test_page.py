@@ -80,6 +80,7 @@ async def test_vehicles_appear_with_speed_heading_age_and_change_with_each_messa
 ) -> None:
     gateway.place("4720", 53.43, -2.94, speed=5.06, heading=246.4, age_s=125)
     gateway.place("4733", 53.44, -2.92)
+    gateway.place("retained", 53.45, -2.9, speed=1, age_s=None)
 
     def visit(page: Page) -> None:
         open_live(page, gateway)
@@ -87,7 +88,10 @@ async def test_vehicles_appear_with_speed_heading_age_and_change_with_each_messa
             ["4720", "5.1", "246°", "2 min"]
         )
         expect(row(page, "4733").get_by_role("gridcell")).to_have_text(["4733", "–", "–", "0 s"])
-        expect(page.locator("#count")).to_have_text("2 vehicles")
+        expect(row(page, "retained").get_by_role("gridcell")).to_have_text(
+            ["retained", "1.0", "–", "–"]
+        )
+        expect(page.locator("#count")).to_have_text("3 vehicles")
         expect(page.locator("#figure-processed")).to_have_text("12,345")
         assert pixels_of(page, "--vehicle") > 10
 
@@ -97,7 +101,7 @@ async def test_vehicles_appear_with_speed_heading_age_and_change_with_each_messa
         )
 
     await in_browser(visit)
-    assert gateway.opened == [("websocket", ("4720", "4733"))]
+    assert gateway.opened == [("websocket", ("4720", "4733", "retained"))]
 
 
 async def test_a_clicked_vehicle_is_followed_and_its_messages_show_byte_for_byte(

@@ -70,7 +70,7 @@ export class Vehicle {
   speed = null;
   /** @type {number|null} degrees clockwise from north */
   heading = null;
-  /** `performance.now()` of the last message, NaN before the first. */
+  /** `performance.now()` of the last message, NaN while that is not known. */
   seenMs = NaN;
   followed = false;
   trail = new Trail();
@@ -88,7 +88,7 @@ export class Vehicle {
     return !Number.isNaN(this.x);
   }
 
-  /** @param {{lat: unknown, lon: unknown, speed: unknown, heading: unknown}} fix @param {number} seenMs */
+  /** @param {{lat: unknown, lon: unknown, speed: unknown, heading: unknown}} fix @param {number} seenMs may be NaN */
   update(fix, seenMs) {
     this.seenMs = seenMs;
     this.speed = numberOf(fix.speed);
@@ -147,7 +147,8 @@ export class Fleet {
       named.add(id);
       const vehicle = this.#vehicle(id);
       const ageS = numberOf(device.age_s);
-      const seenMs = ageS === null ? nowMs : nowMs - ageS * 1000;
+      // Without an age (a retained message) it is known where the vehicle was, but not when.
+      const seenMs = ageS === null ? NaN : nowMs - ageS * 1000;
       const news = Number.isNaN(vehicle.seenMs) || seenMs > vehicle.seenMs + LIST_MARGIN_MS;
       if (news) vehicle.update(device, seenMs);
     }
@@ -169,7 +170,7 @@ export class Fleet {
     const vehicle = this.vehicles.get(id);
     if (!vehicle) return;
     vehicle.followed = false;
-    if (Number.isNaN(vehicle.seenMs)) this.vehicles.delete(id);
+    if (Number.isNaN(vehicle.seenMs) && !vehicle.located) this.vehicles.delete(id);
   }
 
   /** @returns {string[]} every id, the followed ones first */

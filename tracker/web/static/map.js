@@ -187,10 +187,11 @@ export class VehicleMap {
     this.#canvas.classList.toggle("over-vehicle", Boolean(vehicle));
     tip.hidden = !vehicle;
     if (!vehicle || !this.#hover) return;
+    const ageS = (performance.now() - vehicle.seenMs) / 1000;
     const parts = [
       vehicle.speed === null ? "" : `speed ${speed(vehicle.speed)}`,
       vehicle.heading === null ? "" : heading(vehicle.heading),
-      `${age((performance.now() - vehicle.seenMs) / 1000)} ago`,
+      Number.isNaN(ageS) ? "" : `${age(ageS)} ago`,
     ];
     setText(tip.querySelector("#tip-id"), vehicle.id);
     setText(tip.querySelector("#tip-detail"), parts.filter(Boolean).join(" · "));
