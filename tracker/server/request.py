@@ -22,7 +22,10 @@ METHODS = (b"GET", b"HEAD", b"OPTIONS")
 # As h11 finds it: a bare line feed ends a line too (RFC 9112 §2.2).
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/(\d\.\d)")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+# RFC 9110 §5.5: no control character but the tab.
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+# The absolute-form, which a server must take too (RFC 9112 §3.2.2).
+_ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 # Hidden from Hypercorn: compression that it cannot bound, h2c, and an interim answer to a
 # body that is refused anyway.
@@ -73,7 +76,7 @@ def judge(head: bytes) -> Head | Refusal:
     request_line = _REQUEST_LINE.fullmatch(lines[0])
     if request_line is None:
         return _bad("the request line is malformed, expected `GET /path HTTP/1.1`")
-    method, _, version = request_line.groups()
+    method, target, version = request_line.groups()
     if version not in (b"1.0", b"1.1"):
         return Refusal(
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
@@ -85,13 +88,29 @@ def judge(head: bytes) -> Head | Refusal:
             "the method is not allowed here, expected GET, HEAD or OPTIONS",
             (("allow", b", ".join(METHODS).decode()),),
         )
+    path = _path_of(method, target)
+    if path is None:
+        return _bad("the request target is malformed, expected a path that begins with `/`")
     fields: list[tuple[bytes, bytes]] = []
     for line in lines[1:]:
         field = _FIELD.fullmatch(line)
         if field is None:
             return _bad("a header line is malformed, expected `name: value`")
         fields.append((field[1].lower(), field[2]))
-    return _judge_body(fields) or _judge_host(version, fields) or _admit(lines[0], fields, version)
+    return (
+        _judge_body(fields) or _judge_host(version, fields) or _admit(method, path, version, fields)
+    )
+
+
+def _path_of(method: bytes, target: bytes) -> bytes | None:
+    """The target in the origin-form, path and query, or `*`; None when it is neither."""
+    origin = _ORIGIN.match(target)
+    if origin is not None:
+        rest = target[origin.end() :]
+        return rest if rest.startswith(b"/") else b"/" + rest
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return target
+    return None
 
 
 def _judge_body(fields: list[tuple[bytes, bytes]]) -> Refusal | None:
@@ -115,7 +134,7 @@ def _judge_host(version: bytes, fields: list[tuple[bytes, bytes]]) -> Refusal | 
 
 
 def _admit(
-    request_line: bytes, fields: list[tuple[bytes, bytes]], version: bytes
+    method: bytes, path: bytes, version: bytes, fields: list[tuple[bytes, bytes]]
 ) -> Head | Refusal:
     tokens = {
         token.strip().lower()
@@ -125,7 +144,7 @@ def _admit(
     }
     upgrades = [value.lower() for name, value in fields if name == b"upgrade"]
     is_websocket = (
-        request_line.startswith(b"GET ")
+        method == b"GET"
         and version == b"1.1"
         and b"upgrade" in tokens
         and upgrades == [b"websocket"]
@@ -139,7 +158,8 @@ def _admit(
         kept.append((b"connection", b"close"))
     elif b"keep-alive" in tokens:
         kept.append((b"connection", b"keep-alive"))
-    data = b"".join((request_line, b"\r\n", *(b"%b: %b\r\n" % f for f in kept), b"\r\n"))
+    request_line = b"%b %b HTTP/%b\r\n" % (method, path, version)
+    data = b"".join((request_line, *(b"%b: %b\r\n" % field for field in kept), b"\r\n"))
     return Head(data, is_websocket)
 
 
