@@ -44,9 +44,8 @@ NEVER_EXPIRES = 0xFFFFFFFF  # MQTT 5 §3.1.2.11.2
 class LinkState:
     """Where the gateway stands with its broker.
 
-    `since_s` is `time.monotonic()` of the last change of `is_connected` or
-    `is_subscribed`; `reason` is a sentence for operators; `reconnects` counts
-    connections after the first.
+    `since_s` is `time.monotonic()` of the last change of `is_subscribed`; `reason` is a
+    sentence for operators; `reconnects` counts connections after the first.
     """
 
     is_connected: bool
@@ -143,7 +142,10 @@ class Link:
         """
         async with self.client:
             self._connects += 1
-            self._set_state(is_connected=True, is_subscribed=False, reason="subscribing")
+            # The broker let us in before: until it grants the subscription too, what it
+            # refused then is still what an operator wants to know.
+            reason = self.state.value.reason if self._failures else "connected, not subscribed yet"
+            self._set_state(is_connected=True, is_subscribed=False, reason=reason)
             await self._subscribe()
             held_since_s = time.monotonic()
             try:
@@ -238,11 +240,10 @@ class Link:
 
     def _set_state(self, *, is_connected: bool, is_subscribed: bool, reason: str) -> None:
         old = self.state.value
-        has_changed = (old.is_connected, old.is_subscribed) != (is_connected, is_subscribed)
         self.state.value = LinkState(
             is_connected=is_connected,
             is_subscribed=is_subscribed,
-            since_s=time.monotonic() if has_changed else old.since_s,
+            since_s=old.since_s if is_subscribed == old.is_subscribed else time.monotonic(),
             reason=reason,
             reconnects=max(0, self._connects - 1),
         )
