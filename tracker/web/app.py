@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quart import Response, request
+from quart import Response, has_websocket_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -27,7 +27,8 @@ def create_app(gateway: GatewayView) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def answer_error(error: HTTPException) -> Response:
-        response = error_response(error.code or 500, f"{error.name}: {request.path}")
+        path = websocket.path if has_websocket_context() else request.path
+        response = error_response(error.code or 500, f"{error.name}: {path}")
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value
