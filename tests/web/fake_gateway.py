@@ -44,6 +44,7 @@ class FakeGateway:
     def __init__(self) -> None:
         self.url = ""
         self.devices: dict[str, dict[str, Any]] | None = {}
+        self.max_device_ids = 1_000
         self.opened: list[tuple[str, tuple[str, ...]]] = []
         """Every stream ever opened: transport, device ids."""
         self.refusal: str | None = None
@@ -117,7 +118,8 @@ class FakeGateway:
         if self.devices is None:
             return json_response(404, error_envelope("The list of devices is off"))
         devices = list(self.devices.values())
-        return json_response(200, {"devices": devices, "total": len(devices)})
+        body = {"devices": devices, "total": len(devices), "max_device_ids": self.max_device_ids}
+        return json_response(200, body)
 
     async def _stats(self) -> Response:
         figures = {

@@ -63,7 +63,8 @@ def add_devices(app: Quart, gateway: GatewayView) -> None:
             if count % _DEVICES_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             listed.append(to_device(message, now_ns))
-        return json_response({"devices": listed, "total": len(messages)})
+        most = gateway.stream.max_device_ids
+        return json_response({"devices": listed, "total": len(messages), "max_device_ids": most})
 
 
 def to_device(message: Message, now_ns: int) -> Device:

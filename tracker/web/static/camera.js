@@ -9,7 +9,10 @@ const TILE_PX = 256;
 const ZOOM_MAX = 19;
 
 /** @typedef {{x: number, y: number, zoom: number}} View */
-/** @typedef {{left: number, top: number, right: number, bottom: number}} Bounds on the unit square */
+/**
+ * On the unit square.
+ * @typedef {{left: number, top: number, right: number, bottom: number}} Bounds
+ */
 
 export class Camera {
   x = 0.5;

@@ -1,4 +1,4 @@
-/** Which vehicles stand near each other, so that far-apart fleets can be visited one by one. Pure. */
+/** Which vehicles stand near each other: far-apart fleets can be visited one by one. Pure. */
 
 import { latOf, lonOf } from "./mercator.js";
 

@@ -88,7 +88,10 @@ export class Vehicle {
     return !Number.isNaN(this.x);
   }
 
-  /** @param {{lat: unknown, lon: unknown, speed: unknown, heading: unknown}} fix @param {number} seenMs may be NaN */
+  /**
+   * @param {{lat?: unknown, lon?: unknown, speed?: unknown, heading?: unknown}} fix
+   * @param {number} seenMs may be NaN
+   */
   update(fix, seenMs) {
     this.seenMs = seenMs;
     this.speed = numberOf(fix.speed);

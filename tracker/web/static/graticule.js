@@ -1,4 +1,4 @@
-/** The map's grid of degrees, its ladder along the edges, and its scale bar, drawn as on a chart. */
+/** The map's grid of degrees, its ladder along the edges, and its scale bar, as on a chart. */
 
 import { LAT_LIMIT, lonOf, latOf, metresPerUnit, xOf, yOf } from "./mercator.js";
 import { angle, distance } from "./text.js";
@@ -83,7 +83,8 @@ export function label(context, text, x, y, colours) {
 /** @returns the visible lines, each with its pixel, its degrees and its number from 0° */
 function linesOf(camera) {
   const pxPerDegree = camera.scale / 360;
-  const step = STEPS.findLast((degrees) => degrees * pxPerDegree >= LINE_SPACING_MIN_PX) ?? STEPS[0];
+  const wideEnough = (degrees) => degrees * pxPerDegree >= LINE_SPACING_MIN_PX;
+  const step = STEPS.findLast(wideEnough) ?? STEPS[0];
   const halfX = camera.width / 2 / camera.scale;
   const halfY = camera.height / 2 / camera.scale;
 

@@ -79,7 +79,10 @@ export class VehicleList {
     this.#measure();
   }
 
-  /** Vehicles came, went or are followed differently. @param {number} [total] known to the gateway */
+  /**
+   * Vehicles came, went or are followed differently.
+   * @param {number} [total] how many the gateway knows
+   */
   refresh(total = this.#total) {
     this.#total = total;
     this.#stale = true;

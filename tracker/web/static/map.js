@@ -83,7 +83,7 @@ export class VehicleMap {
     this.#frame ||= requestAnimationFrame((nowMs) => this.#draw(nowMs));
   }
 
-  /** Vehicles came or went: find the groups anew, and follow the largest if nobody moved the map. */
+  /** Vehicles came or went: find the groups anew; show the largest, if nobody moved the map. */
   regroup() {
     this.#clusters = clustersOf(this.#fleet.vehicles.values());
     this.#showPlaces();

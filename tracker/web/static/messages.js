@@ -8,7 +8,7 @@ const FLUSH_MS = 120;
 /** A message of up to 64 KiB is shown by its beginning. */
 const TEXT_MAX_CHARS = 4_000;
 
-/** A key with its colon · a string · a number · a word, in JSON text; what is between stays plain. */
+/** In JSON text: a key with its colon, a string, a number, a word. The rest stays plain. */
 const TOKEN = /("(?:[^"\\]|\\.)*")(\s*:)?|-?\d[\d.eE+-]*|\b(?:true|false|null)\b/g;
 
 const clock = new Intl.DateTimeFormat("en-GB", {
@@ -24,7 +24,7 @@ export class MessagePanel {
   #rows = byId("messages-rows");
   #followed = byId("followed");
   #pauseButton = byId("messages-pause");
-  /** @type {{id: string, text: string, at: Date}[]} not shown yet, oldest first, at most ROWS_MAX */
+  /** @type {{id: string, text: string, at: Date}[]} not shown yet, oldest first, bounded */
   #waiting = [];
   #waitingCount = 0;
   #paused = false;

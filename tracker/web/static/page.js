@@ -1,6 +1,6 @@
 /**
- * The page at `/`: puts the fleet, the map, the list, the messages and the stream together. What the
- * gateway sends flows one way: stream and polls → fleet → map, list, panel.
+ * The page at `/`: puts the fleet, the map, the list, the messages and the stream together.
+ * What the gateway sends flows one way: stream and polls → fleet → map, list, panel.
  */
 
 import { byId, setText } from "./dom.js";
@@ -16,8 +16,7 @@ const DEVICES_EVERY_MS = 3_000;
 /** While the list of devices is switched off: only a restart of the gateway changes that. */
 const DEVICES_OFF_EVERY_MS = 30_000;
 const STATS_EVERY_MS = 2_000;
-/** The gateway's limits: device ids of one connection, and (below its 32 KiB) the request's head. */
-const STREAM_IDS_MAX = 1_000;
+/** Less than half of what the gateway takes as the head of a request. */
 const STREAM_URL_MAX_CHARS = 15_000;
 
 const api = (path) => new URL(`api/v1/${path}`, document.baseURI);
@@ -25,6 +24,8 @@ const api = (path) => new URL(`api/v1/${path}`, document.baseURI);
 const fleet = new Fleet();
 /** @type {"unknown"|"on"|"off"|"unreachable"} what the gateway's list of devices answers */
 let devices = "unknown";
+/** How many ids one connection may carry; the list of devices tells the gateway's setting. */
+let streamIdsMax = 1_000;
 
 const status = new StatusBar({
   onRetry: () => {
@@ -64,7 +65,7 @@ function streamIds() {
     // The query separates ids by commas and trims them: such an id cannot be asked for.
     if (id.includes(",") || id !== id.trim()) continue;
     chars += encodeURIComponent(id).length + 1;
-    if (ids.length === STREAM_IDS_MAX || chars > STREAM_URL_MAX_CHARS) break;
+    if (ids.length === streamIdsMax || chars > STREAM_URL_MAX_CHARS) break;
     ids.push(id);
   }
   return ids;
@@ -153,6 +154,7 @@ const devicesPoll = new Poll(api("devices"), DEVICES_EVERY_MS, ({ status: code, 
   if (code === 200 && Array.isArray(body?.devices)) {
     devices = "on";
     const total = Number(body.total) || body.devices.length;
+    streamIdsMax = Number(body.max_device_ids) || streamIdsMax;
     fleet.merge(body.devices, body.devices.length >= total, performance.now());
     showFleet(total);
     return undefined;

@@ -167,15 +167,13 @@ export class Stream {
   }
 
   #ended(link, end) {
-    if (link === this.#old) {
-      this.#old = null;
-      return;
-    }
+    if (link === this.#old) this.#old = null;
+    if (link !== this.#next && link !== this.#current) return;
     if (link === this.#next) {
       clearTimeout(this.#connectTimer);
       this.#next = null;
       if (!this.#old) this.#handover = null;
-    } else if (link === this.#current) {
+    } else {
       this.#current = null;
       if (performance.now() - this.#openedMs > STEADY_MS) this.#attempts = 0;
     }

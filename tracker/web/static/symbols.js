@@ -1,4 +1,4 @@
-/** Vehicles on the canvas: an arrow where the heading is known, a dot where not, and a fading trail. */
+/** Vehicles on the canvas: an arrow, or a dot without a heading, and a fading trail. */
 
 import { label } from "./graticule.js";
 import { shortWay } from "./mercator.js";
@@ -104,7 +104,12 @@ function strokeTrail(context, { vehicle, px, py }, camera, band) {
 
 /**
  * @param {CanvasRenderingContext2D} context @param {Placed[]} placed
- * @param {{zoom: number, nowMs: number, hot: Vehicle|null, sprites: import("./sprites.js").Sprites}} scene
+ * @param {object} scene
+ * @param {number} scene.zoom
+ * @param {number} scene.nowMs
+ * @param {Vehicle|null} scene.hot the one that the list points at
+ * @param {import("./sprites.js").Sprites} scene.sprites
+ * @param {Record<string, string>} colours
  */
 export function drawVehicles(context, placed, { zoom, nowMs, hot, sprites }, colours) {
   const radius = Math.max(3.6, Math.min(8, 3.6 + (zoom - 9) * 0.7));

@@ -38,7 +38,7 @@ export function age(seconds) {
 /**
  * @param {number} degrees signed
  * @param {string} hemispheres "NS" or "EW"
- * @param {number} step degrees between neighbouring labels: decides whether minutes and seconds show
+ * @param {number} step degrees from label to label: decides whether minutes and seconds show
  * @returns {string} "40°N", "40°35′N", "40°35′30″N"
  */
 export function angle(degrees, hemispheres, step) {
