@@ -1,0 +1,105 @@
+"""Fakes of what stands around the domain: the outbox of a connection, and its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from tracker.domain.message import Message
+
+
+class FakeOutbox:
+    """The outbox of a plain TCP connection, over a kernel that takes as much as it is told.
+
+    `appetite` is how many bytes the kernel still takes: `inf`, none, or any number between.
+    `kernel` is all that it took, `writes` what was written, object by object.
+    """
+
+    def __init__(self, appetite: float = inf) -> None:
+        self.appetite = appetite
+        self.kernel = bytearray()
+        self.tail = bytearray()
+        self.writes: list[bytes] = []
+        self.writable = True
+        self.on_writable: Callable[[], object] | None = None
+        self.on_stalled: Callable[[], object] | None = None
+
+    @property
+    def refusing(self) -> bool:
+        return bool(self.tail)
+
+    @property
+    def written(self) -> bytes:
+        """All that the stream has let go: what the kernel took, and the tail."""
+        return bytes(self.kernel + self.tail)
+
+    def write_nowait(self, data: bytes) -> None:
+        assert self.writable, "written to while not writable"
+        assert data, "an empty write: an outbox that another task serves never recovers from it"
+        self.writes.append(data)
+        self.tail += data
+        self._push()
+        self.writable = not self.tail
+
+    def feed(self, size_bytes: float = inf) -> None:
+        """Let the kernel take `size_bytes` more; call back when the tail is gone."""
+        self.appetite += size_bytes
+        had_tail = bool(self.tail)
+        self._push()
+        if had_tail and not self.tail:
+            self.writable = True
+            if self.on_writable is not None:
+                self.on_writable()
+
+    def starve(self) -> None:
+        """Refuse everything from now on."""
+        self.appetite = 0
+
+    def stall(self) -> None:
+        """Give the peer up, as the deadline does: tell the stream, and break."""
+        if self.on_stalled is not None:
+            self.on_stalled()
+        self.close()
+
+    def close(self) -> None:
+        """The connection is gone, and with it what was not sent."""
+        self.writable = False
+        self.tail.clear()
+
+    async def wait_writable(self) -> bool:
+        raise NotImplementedError("nothing in the domain waits")
+
+    def _push(self) -> None:
+        taken = int(min(self.appetite, len(self.tail)))
+        self.kernel += self.tail[:taken]
+        del self.tail[:taken]
+        self.appetite -= taken
+
+
+class ServedOutbox(FakeOutbox):
+    """An outbox that another task serves, over ASGI or TLS: no write leaves where it is made.
+
+    So it is not writable right after a write, without anybody having refused a byte; only
+    `is_behind` tells that the peer takes nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(appetite=0)
+        self.is_behind = False
+
+    @property
+    def refusing(self) -> bool:
+        return self.is_behind
+
+    def serve(self) -> None:
+        """The other task's turn: what was written leaves."""
+        self.feed(len(self.tail))
+
+
+def make_message(
+    sequence: int, device_id: str = "1", data: bytes | None = None, *, received_ns: int = 0
+) -> Message:
+    """A message whose data tells which one it is, unless `data` is given."""
+    if data is None:
+        data = b'{"timestamp":%d,"data":{"DEVICE_ID":"%b"}}' % (sequence, device_id.encode())
+    return Message(sequence, device_id, data, received_ns)
