@@ -1,0 +1,121 @@
+"""A gateway with a real broker in the test's nursery, as the documents' examples need it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+import trio
+
+from tests.mosquitto import Mosquitto
+from tests.peer import Peer, Response, connect
+from tracker.app import Gateway, serve_gateway
+from tracker.mqtt import Client
+from tracker.settings import ApiSettings, HttpSettings, MqttSettings, Settings, StreamSettings
+
+DEADLINE_S = 20.0
+
+
+class Fleet:
+    """A running gateway, its broker, and a device that can publish."""
+
+    def __init__(self, gateway: Gateway, broker: Mosquitto, device: Client) -> None:
+        self.gateway = gateway
+        self.broker = broker
+        self._device = device
+        self._published = 0
+
+    @property
+    def port(self) -> int:
+        """Where the gateway listens, on 127.0.0.1."""
+        return int(self.gateway.urls[0].rpartition(":")[2])
+
+    async def publish(self, topic: str, payload: str | bytes) -> None:
+        """Publish as a device; returns when the gateway has taken it in."""
+        await self._device.publish(topic, payload, qos=1)
+        self._published += 1
+        await _wait(self._has_taken_all)
+
+    async def _has_taken_all(self) -> bool:
+        return await self.metric("tracker_mqtt_messages_total") >= self._published
+
+    async def connect(self) -> Peer:
+        """A new connection to the gateway; the caller closes it."""
+        return await connect(self.port)
+
+    async def request(self, target: str) -> Response:
+        """One request on a connection of its own."""
+        peer = await self.connect()
+        try:
+            return await peer.request(target)
+        finally:
+            peer.forget()
+
+    async def wait_ready(self) -> None:
+        """Wait until the gateway is subscribed."""
+        await _wait(self.is_ready)
+
+    async def wait_not_ready(self) -> None:
+        """Wait until the gateway has noticed that its broker is away."""
+
+        async def is_not_ready() -> bool:
+            return not await self.is_ready()
+
+        await _wait(is_not_ready)
+
+    async def is_ready(self) -> bool:
+        """What `/readyz` says."""
+        return (await self.request("/readyz")).status == 200
+
+    async def metric(self, name: str) -> float:
+        """The value of a metric; `name` with its labels."""
+        for line in (await self.request("/metrics")).body.decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.removeprefix(f"{name} "))
+        raise KeyError(name)
+
+    async def wait_subscribed(self, count: int = 1) -> None:
+        """Wait until there are at least so many subscriptions.
+
+        The 101, and the head of an SSE answer, leave a moment before the stream is open.
+        """
+
+        async def is_subscribed() -> bool:
+            return await self.metric("tracker_subscriptions") >= count
+
+        await _wait(is_subscribed)
+
+
+async def _wait(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Ask a gateway that tells nobody of its changes, until it is so."""
+    with trio.fail_after(DEADLINE_S):
+        while not await is_so():  # noqa: ASYNC110 as above
+            await trio.sleep(0.002)
+
+
+@asynccontextmanager
+async def open_fleet(
+    broker: Mosquitto,
+    *,
+    stream: StreamSettings | None = None,
+    api: ApiSettings | None = None,
+    http: HttpSettings | None = None,
+) -> AsyncIterator[Fleet]:
+    """A gateway on a free port, ready, until the block ends; then it ends at once."""
+    settings = Settings(
+        mqtt=MqttSettings(url=broker.url),
+        stream=stream or StreamSettings(drain_s=0.1),
+        http=msgspec.structs.replace(http or HttpSettings(), bind=("127.0.0.1:0",)),
+        api=api or ApiSettings(ready_grace_s=0.01),
+    )
+    async with (
+        trio.open_nursery() as nursery,
+        Client("127.0.0.1", broker.port) as device,
+    ):
+        gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
+        fleet = Fleet(gateway, broker, device)
+        await fleet.wait_ready()
+        yield fleet
+        nursery.cancel_scope.cancel()
