@@ -38,8 +38,8 @@ check: $(VENV)/.check ## style, types, and who imports whom
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet tests/test_layers.py
 
-bench-quick: $(VENV)/.test ## latency, loss and memory with 100 clients, in half a minute
-	@$(BIN)/python -m bench.quick $(ARGS)
+bench-quick: $(VENV)/.bench ## latency, loss and memory with 100 clients, in two minutes
+	@$(BIN)/python -m bench --quick $(ARGS)
 
 clean: ## remove the environment, caches and what was built
 	@if [ -e $(VENV)/.made ]; then rm -rf $(VENV); fi
@@ -57,7 +57,7 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.check: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.test $(VENV)/.check $(VENV)/.bench: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what \`$*\` needs into $(VENV), once …"
 	@$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@
