@@ -20,13 +20,8 @@ from tests.mqtt.conftest import Certificates
 from tests.mqtt.fakes import CONNACK, publish_packet, scripted_broker
 from tests.mqtt.waiting import eventually
 from tracker.mqtt import Client, ConnectionState, MqttCodeError, MqttError, TLSParameters
-from tracker.mqtt.bridge import (
-    BUSY_RATE_HZ,
-    CALLS_LIMIT,
-    HANDED_TO_PAHO_LIMIT,
-    RATE_WINDOW_S,
-    Pace,
-)
+from tracker.mqtt.bridge import CALLS_LIMIT
+from tracker.mqtt.network import HANDED_TO_PAHO_LIMIT
 
 HOST = "127.0.0.1"
 DEADLINE_S = 20
@@ -68,13 +63,12 @@ async def test_a_broker_that_accepts_and_never_answers(options: Any) -> None:
     async with scripted_broker() as port:
         # The first warms up what Trio and ssl keep open.
         for descriptors in (None, open_descriptors()):
-            with trio.fail_after(DEADLINE_S):
-                with pytest.raises(MqttError, match=r"^Operation timed out$"):
-                    async with Client(HOST, port, timeout=0.1, **options):
-                        pass
-                with trio.move_on_after(0.1) as scope:
-                    async with Client(HOST, port, timeout=1000, **options):
-                        pass
+            with pytest.raises(MqttError, match=r"^Operation timed out$"):
+                async with Client(HOST, port, timeout=0.1, **options):
+                    pass
+            with trio.move_on_after(0.1) as scope:
+                async with Client(HOST, port, timeout=1000, **options):
+                    pass
             assert scope.cancelled_caught
             assert mqtt_threads() == 0
             if descriptors is not None:
@@ -91,8 +85,10 @@ async def test_a_hundred_packets_in_one_tls_record(certificates: Certificates) -
         scripted_broker(record, tls=context) as port,
         Client(HOST, port, tls_params=TLSParameters(ca_certs=str(certificates.ca))) as client,
     ):
+        got: list[bytes] = []
         with trio.fail_after(DEADLINE_S):
-            got = [(await anext(client.messages)).payload for _ in sent]
+            while len(got) < len(sent):
+                got.extend([message.payload for message in await client.receive_batch()])
     assert got == sent
 
 
@@ -290,22 +286,7 @@ async def test_a_cancelled_take_takes_nothing(broker: Mosquitto) -> None:
     assert got == sent
 
 
-# Pace
-
-
-def test_the_pace_is_busy_above_its_rate_and_not_after_a_silence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-    monkeypatch.setattr("tracker.mqtt.bridge.time.monotonic", lambda: now)
-    pace = Pace()
-    pace.count(int(BUSY_RATE_HZ * RATE_WINDOW_S) + 1)
-    assert not pace.is_busy()
-    now += RATE_WINDOW_S
-    assert pace.is_busy()
-    pace.count(1)
-    now += 10
-    assert not pace.is_busy()
+# Batches
 
 
 @pytest.mark.mosquitto

@@ -500,7 +500,7 @@ async def test_unix_sockets(start_mosquitto: StartMosquitto, tmp_path: Path) -> 
         await assert_echo(client)
 
 
-async def test_a_proxy_needs_its_package() -> None:
+def test_a_proxy_needs_its_package() -> None:
     with pytest.raises(ValueError, match="PySocks must be installed"):
         Client(HOST, proxy=ProxySettings(proxy_type=2, proxy_addr="proxy.invalid"))
 
@@ -510,6 +510,13 @@ async def test_the_logger_is_given_to_paho(broker: Mosquitto) -> None:
     async with Client(HOST, broker.port, logger=logger) as client:
         assert client._client._logger is logger
     assert Client(HOST)._client._logger is logging.getLogger("mqtt")
+
+
+async def test_who_reaches_for_the_paho_client_is_served(broker: Mosquitto) -> None:
+    async with Client(HOST, broker.port) as client:
+        await client.subscribe("t", qos=1)
+        client._client.publish("t", b"by hand", qos=1)
+        assert await next_payload(client) == b"by hand"
 
 
 # Messages

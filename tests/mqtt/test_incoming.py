@@ -78,7 +78,7 @@ async def test_without_limits_nothing_is_discarded() -> None:
     assert incoming.discarded_messages == 0
 
 
-async def test_a_full_queue_is_told_once_a_second(
+def test_a_full_queue_is_told_once_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0

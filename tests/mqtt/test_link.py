@@ -428,10 +428,11 @@ async def test_a_fault_in_the_thread_becomes_a_reconnect(
 @pytest.mark.mosquitto
 async def test_a_fault_in_consume_is_the_callers(broker: Mosquitto) -> None:
     async def fail(_client: Client) -> None:
+        await trio.lowlevel.checkpoint()
         raise RuntimeError("consumer fault")
 
     async def stop(_client: Client) -> None:
-        return
+        await trio.lowlevel.checkpoint()
 
     link = make_link(broker.url)
     with trio.fail_after(DEADLINE_S):
@@ -459,9 +460,7 @@ async def test_a_broker_that_goes_before_the_suback() -> None:
         ({"password_file": "/nonexistent"}, "mqtt.password_file: cannot read '/nonexistent'"),
     ],
 )
-async def test_settings_that_cannot_work_are_refused(
-    settings: dict[str, Any], problem: str
-) -> None:
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Link(MqttSettings(**settings))
 

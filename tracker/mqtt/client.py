@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from trio_util import AsyncValue
 
-from tracker.mqtt.bridge import Bridge, Call
+from tracker.mqtt.bridge import Bridge
 from tracker.mqtt.errors import (
     MqttCodeError,
     MqttConnectError,
@@ -32,6 +32,7 @@ from tracker.mqtt.errors import (
     MqttReentrantError,
 )
 from tracker.mqtt.incoming import Incoming, MessageCallback
+from tracker.mqtt.mailbox import Call
 from tracker.mqtt.message import Message
 from tracker.mqtt.options import (
     ConnectionState,
@@ -490,7 +491,7 @@ class Client:
         try:
             await bridge.wait_connected()
         except BaseException:
-            await bridge.abort()
+            await bridge.abort()  # noqa: ASYNC102 it shields itself, with a deadline
             raise
         return bridge
 
@@ -523,7 +524,7 @@ class Client:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         try:
-            await bridge.aclose(grace_s=self.timeout)
+            await bridge.aclose(grace_s=self.timeout)  # noqa: ASYNC102 it bounds its own shield
         finally:
             self._bridge = None
             self._is_entered = False
