@@ -17,8 +17,8 @@ class FakeOutbox:
 
     def __init__(self, appetite: float = inf) -> None:
         self.appetite = appetite
-        self.kernel = bytearray()
-        self.tail = bytearray()
+        self.kernel = b""
+        self.tail = b""
         self.writes: list[bytes] = []
         self.writable = True
         self.on_writable: Callable[[], object] | None = None
@@ -30,8 +30,8 @@ class FakeOutbox:
 
     @property
     def written(self) -> bytes:
-        """All that the stream has let go: what the kernel took, and the tail."""
-        return bytes(self.kernel + self.tail)
+        """All that the stream has let go."""
+        return b"".join(self.writes)
 
     def write_nowait(self, data: bytes) -> None:
         assert self.writable, "written to while not writable"
@@ -64,7 +64,7 @@ class FakeOutbox:
     def close(self) -> None:
         """The connection is gone, and with it what was not sent."""
         self.writable = False
-        self.tail.clear()
+        self.tail = b""
 
     async def wait_writable(self) -> bool:
         raise NotImplementedError("nothing in the domain waits")
@@ -72,7 +72,7 @@ class FakeOutbox:
     def _push(self) -> None:
         taken = int(min(self.appetite, len(self.tail)))
         self.kernel += self.tail[:taken]
-        del self.tail[:taken]
+        self.tail = self.tail[taken:]
         self.appetite -= taken
 
 
