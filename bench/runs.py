@@ -16,6 +16,8 @@ STEAL_LIMIT = 0.02
 SATURATED = 0.9
 #: Between the command to publish and the first message: the publisher must start meanwhile.
 _LEAD_S = 0.7
+#: How long clients must be idle before their memory counts.
+_IDLE_S = 2.0
 _SETTLE_LIMIT_S = 10.0
 _QUIET_S = 1.0
 
@@ -43,15 +45,6 @@ class Workload:
     def devices(self) -> list[str]:
         """All devices, each once."""
         return sorted({device for group in self.groups for device in group.devices})
-
-    @property
-    def clients(self) -> int:
-        """How many clients there are."""
-        return sum(group.clients for group in self.groups)
-
-    def lasting(self, seconds: float) -> Workload:
-        """The same, measured for so long."""
-        return replace(self, seconds=seconds)
 
 
 def shared_devices(devices: int, clients: int, *, reads: bool = True) -> Group:
@@ -293,3 +286,11 @@ def _run(contender: Contender, workload: Workload) -> Sample:
     with bed(contender) as ready:
         connected = ready.connect(workload)
         return ready.publish(workload, connected)
+
+
+def run_connects(contender: Contender, groups: tuple[Group, ...]) -> Sample:
+    """One run that opens clients and publishes nothing. Raises: RunError."""
+    with bed(contender) as ready:
+        sample = ready.connect(Workload(groups=groups, rate=0, seconds=0))
+        time.sleep(_IDLE_S)
+        return replace(sample, rss_end_kib=machine.rss_kib(ready.pid))
