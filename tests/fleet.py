@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +11,7 @@ import msgspec
 import trio
 
 from tests.mosquitto import Mosquitto
-from tests.peer import Peer, Response, connect
+from tests.peer import PING, Peer, Response, connect
 from tracker.app import Gateway, serve_gateway
 from tracker.mqtt import Client
 from tracker.settings import ApiSettings, HttpSettings, MqttSettings, Settings, StreamSettings
@@ -19,13 +20,14 @@ DEADLINE_S = 20.0
 
 
 class Fleet:
-    """A running gateway, its broker, and a device that can publish."""
+    """A running gateway, and a device that can publish to its broker."""
 
-    def __init__(self, gateway: Gateway, broker: Mosquitto, device: Client) -> None:
+    def __init__(self, gateway: Gateway, device: Client, *, root_path: str) -> None:
         self.gateway = gateway
-        self.broker = broker
+        self._root_path = root_path
         self._device = device
         self._published = 0
+        self._peers: list[Peer] = []
 
     @property
     def port(self) -> int:
@@ -41,13 +43,23 @@ class Fleet:
     async def _has_taken_all(self) -> bool:
         return await self.metric("tracker_mqtt_messages_total") >= self._published
 
-    async def connect(self) -> Peer:
-        """A new connection to the gateway; the caller closes it."""
-        return await connect(self.port)
+    async def connect(self, port: int | None = None, *, tls: ssl.SSLContext | None = None) -> Peer:
+        """A new connection, to a proxy on `port` or to the gateway; it ends with the fleet."""
+        peer = await connect(port or self.port)
+        if tls is not None:
+            assert isinstance(peer.stream, trio.SocketStream)
+            peer = Peer(trio.SSLStream(peer.stream, tls, server_hostname="127.0.0.1"))
+        self._peers.append(peer)
+        return peer
+
+    def forget_peers(self) -> None:
+        """Close every connection that was made: an unclosed one fails the test that comes next."""
+        for peer in self._peers:
+            peer.forget()
 
     async def request(self, target: str) -> Response:
         """One request on a connection of its own."""
-        peer = await self.connect()
+        peer = await connect(self.port)
         try:
             return await peer.request(target)
         finally:
@@ -67,11 +79,11 @@ class Fleet:
 
     async def is_ready(self) -> bool:
         """What `/readyz` says."""
-        return (await self.request("/readyz")).status == 200
+        return (await self.request(f"{self._root_path}/readyz")).status == 200
 
     async def metric(self, name: str) -> float:
         """The value of a metric; `name` with its labels."""
-        for line in (await self.request("/metrics")).body.decode().splitlines():
+        for line in (await self.request(f"{self._root_path}/metrics")).body.decode().splitlines():
             if line.startswith(f"{name} "):
                 return float(line.removeprefix(f"{name} "))
         raise KeyError(name)
@@ -86,6 +98,27 @@ class Fleet:
             return await self.metric("tracker_subscriptions") >= count
 
         await _wait(is_subscribed)
+
+
+async def next_message(socket: Peer, events: Peer) -> None:
+    """Read on a WebSocket and an SSE stream until each has brought a message."""
+    while not (await socket.read_frame()).payload.startswith(b'{"event":"message"'):
+        pass
+    await _read_until(events, b"event: message\n")
+
+
+async def next_heartbeat(socket: Peer, events: Peer) -> None:
+    """Read on a WebSocket and an SSE stream until each has brought a heartbeat."""
+    while (await socket.read_frame()).opcode != PING:
+        pass
+    await _read_until(events, b":\n\n")
+
+
+async def _read_until(events: Peer, wanted: bytes) -> None:
+    # A proxy makes chunks of its own.
+    arrived = b""
+    while wanted not in arrived:
+        arrived += await events.read_chunk()
 
 
 async def _wait(is_so: Callable[[], Awaitable[bool]]) -> None:
@@ -115,7 +148,10 @@ async def open_fleet(
         Client("127.0.0.1", broker.port) as device,
     ):
         gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
-        fleet = Fleet(gateway, broker, device)
+        fleet = Fleet(gateway, device, root_path=settings.http.root_path)
         await fleet.wait_ready()
-        yield fleet
+        try:
+            yield fleet
+        finally:
+            fleet.forget_peers()
         nursery.cancel_scope.cancel()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.tools import program
 
 DEADLINE_S = 20.0
 
@@ -40,16 +38,6 @@ http {{
 """
 
 
-def nginx_binary() -> str:
-    """nginx's path. Without it, the test is skipped, or fails when `CI` is true."""
-    path = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("nginx is not installed; expected Debian's package nginx")
-        pytest.skip("nginx is not installed")
-    return path
-
-
 @contextmanager
 def run_nginx(directory: Path, shown: str, port: int) -> Iterator[None]:
     """nginx with `shown` inside its `http` block, until the block ends; it listens on `port`.
@@ -57,7 +45,7 @@ def run_nginx(directory: Path, shown: str, port: int) -> Iterator[None]:
     Blocks while it starts and ends, some milliseconds each.
     Raises: RuntimeError with what nginx said, when it did not start.
     """
-    binary = nginx_binary()
+    binary = program("nginx")
     config = directory / "nginx.conf"
     config.write_text(
         _MAIN.format(user=getpass.getuser(), directory=directory, shown=shown), encoding="utf-8"

@@ -59,7 +59,6 @@ async def test_statuses(broker: Mosquitto) -> None:
             peer = await fleet.connect()
             await peer.send(request)
             response = await peer.read_response()
-            peer.forget()
             assert response.status == status
             if 400 <= status < 500:
                 assert list(json.loads(response.body)) == ["event", "data"]
@@ -76,7 +75,6 @@ async def _close_code(fleet: Fleet, *frames: bytes) -> int:
     assert (await peer.read_head()).status == 101
     await peer.send(b"".join(frames))
     last: Frame = (await peer.read_frames_to_end())[-1]
-    peer.forget()
     return last.code
 
 
@@ -107,7 +105,6 @@ async def test_empty_and_binary_messages_and_pings_are_no_fault(broker: Mosquitt
         await fleet.wait_subscribed()
         await fleet.publish("trackers/a", '{"timestamp":1,"data":{"DEVICE_ID":"A"}}')
         assert {(await peer.read_frame()).opcode, (await peer.read_frame()).opcode} == {TEXT, PONG}
-        peer.forget()
 
 
 MALFORMED = {
@@ -184,5 +181,3 @@ async def test_a_client_that_comes_during_a_stop_is_sent_away(broker: Mosquitto)
         late = await fleet.connect()
         await late.open_sse("A")
         assert b"event: reconnect" in await late.read_chunk()
-        for peer in (first, second, late):
-            peer.forget()

@@ -119,10 +119,10 @@ class HttpTalk(Talk):
                 self._partial = ""
 
     async def _read_some(self) -> str:
-        if self._is_chunked:
-            return (await self._peer.read_chunk()).decode()
         if not self._with_body:
             return ""
+        if self._is_chunked:
+            return (await self._peer.read_chunk()).decode()
         if self._rest_bytes < 0:
             return (await self._peer.read_until(b"\n\n")).decode()
         size, self._rest_bytes = self._rest_bytes, 0
@@ -151,27 +151,21 @@ async def run_transcript(text: str, broker: Mosquitto) -> None:
 
 async def _run(steps: list[tuple[str, str]], fleet: Fleet) -> None:
     talk: Talk | None = None
-    peer: Peer | None = None
-    try:
-        for verb, argument in steps:
-            if verb in ("WS", *_METHODS):
-                assert peer is None, "one transcript, one connection"
-                peer = await fleet.connect()
-                talk = await _open(peer, verb, argument)
-            elif verb == "MQTT":
-                if talk is not None:
-                    await fleet.wait_subscribed()
-                topic, _, payload = argument.partition(" ")
-                await fleet.publish(topic, payload.replace(r"\n", "\n"))
-            elif verb == "STOP":
+    for verb, argument in steps:
+        if verb in ("WS", *_METHODS):
+            assert talk is None, "one transcript, one connection"
+            talk = await _open(await fleet.connect(), verb, argument)
+        elif verb == "MQTT":
+            if talk is not None:
                 await fleet.wait_subscribed()
-                fleet.gateway.stop()
-            else:
-                assert talk is not None, f"{verb} before anything is open"
-                await _go_on(talk, verb, argument)
-    finally:
-        if peer is not None:
-            peer.forget()
+            topic, _, payload = argument.partition(" ")
+            await fleet.publish(topic, payload.replace(r"\n", "\n"))
+        elif verb == "STOP":
+            await fleet.wait_subscribed()
+            fleet.gateway.stop()
+        else:
+            assert talk is not None, f"{verb} before anything is open"
+            await _go_on(talk, verb, argument)
 
 
 async def _go_on(talk: Talk, verb: str, argument: str) -> None:
