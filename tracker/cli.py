@@ -28,6 +28,8 @@ from tracker.rules import bind_problem
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
+SECONDS = click.FloatRange(min=0, min_open=True, max=1e9)
+
 logger = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -179,6 +181,67 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     context.exit(run(speed=speed, bind=bind, log_level=log_level, log_format=log_format))
 
 
+@main.command()
+@click.argument("url")
+@click.option(
+    "--devices",
+    metavar="A,B",
+    multiple=True,
+    help="Which devices, by their ids; may be repeated.",
+)
+@click.option("--raw", is_flag=True, help="Print each message as a line of JSON, as it was sent.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End after N messages.",
+)
+@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.option(
+    "--give-up",
+    type=SECONDS,
+    metavar="S",
+    help="End after S seconds without a connection.  "
+    "[default: if the first attempt fails; later never]",
+)
+@click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="Trust the authorities in this PEM file, and not the system's.",
+)
+@click.pass_context
+def watch(
+    context: click.Context,
+    url: str,
+    devices: tuple[str, ...],
+    raw: bool,
+    count: int | None,
+    seconds: float | None,
+    give_up: float | None,
+    ca_file: str | None,
+) -> None:
+    """Follow devices live, as a table, through the gateway at URL.
+
+    Where stdout is no terminal: a line for each message. What happens to the connection is then
+    told on stderr.
+
+    Exit code: 0 when it ended as asked, 1 without a connection or when the gateway refused, 2
+    for what cannot be asked, 130 after Ctrl-C.
+    """
+    from tracker.watch.command import WatchOptions, run  # here: it needs trio-websocket
+
+    options = WatchOptions(
+        url=url,
+        device_ids=_split(devices),
+        raw=raw,
+        count=count,
+        seconds_s=seconds,
+        give_up_s=give_up,
+        ca_file=ca_file,
+    )
+    context.exit(run(options))
+
+
 def render(loaded: LoadedSettings) -> str:
     """The settings as a `tracker.toml`, with the source of each behind it. Secrets are masked."""
     lines = {
@@ -197,6 +260,11 @@ def render(loaded: LoadedSettings) -> str:
                 block.append(f"{line:<{width}}  # {unset}{loaded.sources[key]}")
         blocks.append("\n".join(block))
     return "\n\n".join(blocks)
+
+
+def _split(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The items of comma-separated lists."""
+    return tuple(item.strip() for value in values for item in value.split(",") if item.strip())
 
 
 def _load(

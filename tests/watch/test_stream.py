@@ -188,7 +188,7 @@ async def test_state_and_statistics_say_where_it_stands(
             seen.append(stream.state.value)
             if stream.state.value is State.WAITING:
                 await trio.sleep(1)
-                assert stream.statistics().problem == "closed with 1011: oh"
+                assert stream.statistics().problem == "closed with 1011 (internal error): oh"
                 assert stream.statistics().next_attempt_in_s == 3
     assert seen == [State.CONNECTING, State.LIVE, State.WAITING, State.CONNECTING, State.LIVE]
     assert stream.state.value is State.CLOSED
@@ -227,7 +227,8 @@ async def test_after_these_it_does_not(
             with pytest.raises(kind) as caught:
                 await anext(stream)
             assert (caught.value.code, caught.value.message) == (code, "Debe especificar")
-            assert str(caught.value) == f"closed with {code}: Debe especificar"
+            assert str(caught.value).startswith(f"closed with {code} (")
+            assert str(caught.value).endswith("): Debe especificar")
     assert len(gateway.attempts_s) == 1
 
 
@@ -572,7 +573,8 @@ async def test_refused(url: str, device_ids: list[str], buffer_messages: int, te
 def test_errors_say_whether_they_would_come_again() -> None:
     assert StreamError("x").is_final is False
     assert ClosedError(1011, "").is_final is False
-    assert str(ClosedError(1011, "")) == "closed with 1011"
+    assert str(ClosedError(1012, "")) == "closed with 1012 (service restart)"
+    assert str(ClosedError(4999, "x")) == "closed with 4999: x"
     assert HandshakeError("x", status=404).is_final is True
     assert HandshakeError("x", status=429).is_final is False
     assert HandshakeError("x").is_final is False

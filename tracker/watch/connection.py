@@ -23,7 +23,6 @@ GOODBYE_S = 0.5
 
 _READ_BYTES = 64 * 1024
 _ABNORMAL = 1006  # RFC 6455 §7.1.5: no close frame
-_NO_STATUS = 1005
 
 
 class Connection:
@@ -44,8 +43,6 @@ class Connection:
             reason = closed.reason
             code = _ABNORMAL if reason is None else int(reason.code)
             message = (reason.reason if reason is not None else None) or ""
-            if code in (_ABNORMAL, _NO_STATUS):
-                message = message or "the connection ended without a close frame"
             raise closed_error(code, message) from None
 
 

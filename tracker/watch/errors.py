@@ -40,6 +40,21 @@ class HandshakeError(StreamError):
         self.is_final = status is not None and status < 500 and status not in (408, 425, 429)
 
 
+_MEANINGS = {
+    1000: "normal",
+    1001: "going away",
+    1006: "without a goodbye",
+    1008: "bad request",
+    1009: "message too large",
+    1011: "internal error",
+    1012: "service restart",
+    4401: "token missing, invalid or expired",
+    4403: "device not allowed",
+    4408: "too slow",
+    4429: "too many connections",
+}
+
+
 class ClosedError(StreamError):
     """The WebSocket was closed: `code` is RFC 6455's or PROTOCOL B5's, 1006 for a bare end.
 
@@ -47,7 +62,8 @@ class ClosedError(StreamError):
     """
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"closed with {code}" + (f": {message}" if message else ""))
+        meaning = f" ({_MEANINGS[code]})" if code in _MEANINGS else ""
+        super().__init__(f"closed with {code}{meaning}" + (f": {message}" if message else ""))
         self.code = code
         self.message = message
 

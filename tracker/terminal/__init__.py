@@ -1,0 +1,1 @@
+"""What the commands share: text that is fit for a terminal, output that never blocks, signals."""

@@ -1,0 +1,123 @@
+"""`tracker watch`: follow devices in the terminal, or in a script.
+
+Exit codes: 0 when it ended as asked (`--count`, `--seconds`, the reader of a pipe left), 1
+without a connection or when the gateway refused, 2 for what cannot be asked, 130 after Ctrl-C
+(128 + n after signal n).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import ssl
+
+import click
+import trio
+
+from tracker.domain.errors import leaves
+from tracker.terminal.signals import run_until_signal
+from tracker.terminal.text import printable
+from tracker.watch.address import check_device_ids, parse_gateway
+from tracker.watch.dial import default_ssl_context
+from tracker.watch.display import Display, make_display
+from tracker.watch.errors import GaveUpError, HandshakeError, StreamError
+from tracker.watch.message import Message
+from tracker.watch.stream import Stream, open_stream
+from tracker.watch.timing import Timing
+
+OK = 0
+FAILED = 1
+WRONG_USAGE = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """What was asked for.
+
+    `count` messages or `seconds_s` at most. `give_up_s`: how long to try without a connection;
+    None is one attempt for the first and for ever after that. `ca_file`: a PEM file of
+    authorities to trust instead of the system's.
+    """
+
+    url: str
+    device_ids: tuple[str, ...]
+    raw: bool = False
+    count: int | None = None
+    seconds_s: float | None = None
+    give_up_s: float | None = None
+    ca_file: str | None = None
+
+
+def run(options: WatchOptions) -> int:
+    """Run `tracker watch`. Blocks. Returns the exit code."""
+    try:
+        device_ids = check_device_ids(options.device_ids)
+        if not device_ids and "device_ids=" not in parse_gateway(options.url).query:
+            raise ValueError("no device is named; expected --devices A,B")
+        context = default_ssl_context(options.ca_file) if options.ca_file else None
+    except ValueError as error:
+        return _complain(str(error), WRONG_USAGE)
+    except OSError as error:
+        return _complain(f"cannot use --ca-file {options.ca_file}: {error}", WRONG_USAGE)
+    display = make_display(device_ids, raw=options.raw)
+    code = OK
+    try:
+        code = trio.run(
+            run_until_signal, functools.partial(_watch, options, device_ids, context, display)
+        )
+    except* StreamError as group:
+        for failure in leaves(group):
+            code = _complain(_explain(failure, options.url), FAILED)
+    except* OSError:
+        pass  # who read our output has left: there is nobody to tell
+    display.farewell()
+    return code
+
+
+async def _watch(
+    options: WatchOptions,
+    device_ids: tuple[str, ...],
+    context: ssl.SSLContext | None,
+    display: Display,
+) -> int:
+    patience_s = options.give_up_s
+    timing = Timing(
+        give_up_first_s=0.0 if patience_s is None else patience_s,
+        give_up_s=math.inf if patience_s is None else patience_s,
+    )
+    limit_s = math.inf if options.seconds_s is None else options.seconds_s
+    async with (
+        open_stream(options.url, device_ids, ssl_context=context, timing=timing) as stream,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(display.run, stream)
+        with trio.move_on_after(limit_s):
+            await _show(stream, display, options.count)
+        nursery.cancel_scope.cancel()
+    statistics = stream.statistics()
+    if statistics.connects == 0:
+        raise GaveUpError(f"no connection within {limit_s:g} s: {statistics.problem}")
+    return OK
+
+
+async def _show(stream: Stream, display: Display, count: int | None) -> None:
+    """Show what comes, until `count` messages have come."""
+    shown = 0
+    async for item in stream.events():
+        await display.show(item)
+        shown += isinstance(item, Message)
+        if shown == count:
+            return
+
+
+def _explain(error: BaseException, url: str) -> str:
+    cause = error.__cause__ if isinstance(error, GaveUpError) else error
+    if isinstance(cause, HandshakeError):
+        return f"{error}; `tracker doctor {parse_gateway(url)}` finds out why"
+    return str(error)
+
+
+def _complain(text: str, code: int) -> int:
+    click.echo(f"tracker watch: {printable(text)}", err=True)
+    return code
