@@ -87,7 +87,7 @@ class Link:
     def __init__(self, settings: MqttSettings) -> None:
         self._settings = settings
         self._address = parse_address(settings.url)
-        self.client = _make_client(settings)
+        self.client = make_client(settings)
         self.state: AsyncValue[LinkState] = AsyncValue(
             LinkState(
                 is_connected=False,
@@ -256,7 +256,11 @@ def _refusal(granted: int | ReasonCode) -> str | None:
     return f"0x{granted:02X}" if granted >= 0x80 else None
 
 
-def _make_client(settings: MqttSettings) -> Client:
+def make_client(settings: MqttSettings) -> Client:
+    """A client of the broker of `settings`, not yet connected.
+
+    Raises: ValueError that names the setting at fault.
+    """
     address = parse_address(settings.url)
     is_v5 = settings.protocol == "5"
     if not settings.clean_session and not settings.client_id:
