@@ -1,0 +1,144 @@
+"""The Python client against a real gateway: real sockets, TLS, a restart."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from tests.gateway import DEADLINE_S, start_gateway
+from tests.mosquitto import Mosquitto
+from tests.publisher import Publisher
+from tests.serving import Serving
+from tracker.watch import (
+    Event,
+    HandshakeError,
+    InvalidRequestError,
+    Message,
+    Timing,
+    UnreachableError,
+    open_stream,
+)
+
+PAYLOAD = (
+    b'{"timestamp":"2024-12-11T10:30:00Z","data":{"DEVICE_ID":"A","N":1.10,'
+    b'"BIG":123456789012345678901234567890}}'
+)
+
+
+async def test_messages_come_as_the_device_sent_them(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(gateway.url, ["A", "ü"]) as stream:
+            await gateway.wait_streams(1)
+            await gateway.publish_payloads([PAYLOAD])
+            assert await anext(stream) == Message(
+                device_id="A",
+                timestamp="2024-12-11T10:30:00Z",
+                data={"DEVICE_ID": "A", "N": 1.1, "BIG": 123456789012345678901234567890},
+                text=PAYLOAD.decode(),
+            )
+        await gateway.wait_streams(0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_pasted_stream_url_names_its_devices(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(f"{gateway.url}/api/v1/stream?device_ids=A", ["B"]) as stream:
+            await gateway.wait_streams(1)
+            await gateway.publish("B")
+            await gateway.publish("A")
+            assert [(await anext(stream)).device_id for _ in range(2)] == ["B", "A"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_burst_through_a_small_buffer_comes_whole(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(gateway.url, ["A"], buffer_messages=1) as stream:
+            await gateway.wait_streams(1)
+            for first in range(0, 2000, 50):
+                numbers = list(range(first, first + 50))
+                await gateway.publish_payloads(
+                    [b'{"DEVICE_ID":"A","N":%d}' % number for number in numbers]
+                )
+                assert [(await anext(stream)).data["N"] for _ in numbers] == numbers
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_gateway_says_what_it_refuses(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(f"{gateway.url}/api/v1/stream?device_ids=,") as stream:
+            with pytest.raises(InvalidRequestError) as caught:
+                await anext(stream)
+    assert caught.value.code == 1008
+    assert caught.value.message == "Debe especificar al menos un device_id en los query params"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_path_below_which_there_is_no_gateway(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(f"{gateway.url}/elsewhere", ["A"]) as stream:
+            with pytest.raises(HandshakeError) as caught:
+                await anext(stream)
+    assert caught.value.status == 404
+    nursery.cancel_scope.cancel()
+
+
+async def test_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(certfile)
+    certificate.private_key_pem.write_to_path(keyfile)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    gateway = await start_gateway(
+        nursery, http={"certfile": str(certfile), "keyfile": str(keyfile)}
+    )
+    url = f"wss://127.0.0.1:{gateway.port}"
+    with trio.fail_after(DEADLINE_S):
+        async with open_stream(url, ["A"], ssl_context=trusting) as stream:
+            await gateway.wait_streams(1)
+            await gateway.publish("A")
+            assert (await anext(stream)).device_id == "A"
+        async with open_stream(url, ["A"], timing=Timing(give_up_first_s=0)) as stream:
+            with pytest.raises(
+                Exception, match="certificate of 127.0.0.1 is not trusted"
+            ) as caught:
+                await anext(stream)
+    assert isinstance(caught.value.__cause__, UnreachableError)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.mosquitto
+async def test_a_restarted_gateway_has_its_clients_back(
+    broker: Mosquitto, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """A planned stop tells when to come back; the stream goes on with the new process."""
+    with Serving(tmp_path, broker.url) as first, Publisher(broker.port) as device:
+        first.wait_ready()
+        bind = f"127.0.0.1:{first.port}"
+        async with open_stream(f"http://{bind}", ["A"]) as stream:
+            await trio.to_thread.run_sync(first.wait_subscribers, 1)
+            device.publish("trackers/A", b'{"DEVICE_ID":"A","N":1}')
+            with trio.fail_after(DEADLINE_S):
+                assert (await anext(stream)).data == {"DEVICE_ID": "A", "N": 1}
+            assert await trio.to_thread.run_sync(first.stop) == 0
+            with trio.fail_after(DEADLINE_S):
+                event = await anext(stream.events())
+            assert isinstance(event, Event)
+            assert event.name == "reconnect"
+            with Serving(tmp_path, broker.url, "--bind", bind) as second:
+                await trio.to_thread.run_sync(second.wait_subscribers, 1)
+                device.publish("trackers/A", b'{"DEVICE_ID":"A","N":2}')
+                with trio.fail_after(DEADLINE_S):
+                    assert (await anext(stream)).data == {"DEVICE_ID": "A", "N": 2}
+            assert stream.statistics().reconnects == 1
