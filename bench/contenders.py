@@ -29,13 +29,13 @@ class Contender:
         ]
 
 
-def tracker(name: str = "tracker", **env: str) -> Contender:
+def tracker(*, bind: str = "127.0.0.1", **env: str) -> Contender:
     """The gateway, as an operator starts it, with these settings in its environment."""
     return Contender(
-        name,
+        "tracker",
         (
             *("-m", "tracker", "serve", "--log-level", "warning"),
-            *("--mqtt-url", "mqtt://127.0.0.1:{mqtt_port}", "--bind", "127.0.0.1:{port}"),
+            *("--mqtt-url", "mqtt://127.0.0.1:{mqtt_port}", "--bind", bind + ":{port}"),
         ),
         # No stop of a run waits for clients that are gone already.
         {"TRACKER_STREAM__DRAIN_S": "0.1", **env},

@@ -2,7 +2,8 @@
 
 Driven over its standard input by one JSON object a line, each answered by one on its output:
 
-    {"do": "connect", "port": …, "transport": "websocket", "groups": [[["000001"], 1, true], …]}
+    {"do": "connect", "host": …, "port": …, "transport": "websocket",
+     "groups": [[["000001"], 1, true], …]}
         groups of clients: device ids, how many, whether they read; answers when all are open
     {"do": "measure", "start_ns": …, "end_ns": …}   latencies count between these readings
     {"do": "settle", "published": {"000001": 10000, …}, "quiet_s": 1, "deadline_s": 10}
@@ -45,7 +46,12 @@ class Client:
     """One connection."""
 
     def __init__(
-        self, load: Load, port: int, transport: Transport, ids: list[str], reads: bool
+        self,
+        load: Load,
+        address: tuple[str, int],
+        transport: Transport,
+        ids: list[str],
+        reads: bool,
     ) -> None:
         self.devices = tuple(device.encode() for device in ids)
         self.reads = reads
@@ -56,7 +62,7 @@ class Client:
             # So that it is stuck at once, not after the megabytes that a kernel may hold.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _STUCK_BUFFER_BYTES)
         self.sock.setblocking(False)
-        self.sock.connect_ex(("127.0.0.1", port))
+        self.sock.connect_ex(address)
         self._load = load
         self._transport = transport
         self._request = request(transport, ids)
@@ -145,6 +151,7 @@ class Load:
     def connect(
         self,
         *,
+        host: str,
         port: int,
         transport: Transport,
         groups: list[tuple[list[str], int, bool]],
@@ -176,7 +183,7 @@ class Load:
         while opened < total:
             while waiting and in_flight < IN_FLIGHT:
                 ids, reads = waiting.popleft()
-                client = Client(self, port, transport, ids, reads)
+                client = Client(self, (host, port), transport, ids, reads)
                 self.clients.append(client)
                 self._poll.register(client.sock, select.EPOLLOUT)
                 self._handlers[client.sock.fileno()] = partial(ask, client)

@@ -21,6 +21,7 @@ _HEAD = (
 )
 _TAIL = b'%09d/%018d"}}'
 _MARK_BYTES = 6 + 1 + 9 + 1 + 18
+_QUOTE, _SLASHES = ord('"'), (ord("/"), ord("/"))
 
 
 class Mark(NamedTuple):
@@ -51,11 +52,10 @@ class Template:
 def find_mark(text: bytes) -> Mark | None:
     """The mark of a message in its envelope; None for any other text (pings, notices)."""
     end = text.rfind(b'"')
-    start = end - _MARK_BYTES
-    if start < 1 or text[start - 1] != 0x22:
+    mark = text[max(0, end - _MARK_BYTES - 1) : max(0, end)]
+    if len(mark) != _MARK_BYTES + 1 or mark[0] != _QUOTE or (mark[7], mark[17]) != _SLASHES:
         return None
-    device, first_slash, rest = text[start:end].partition(b"/")
-    number, second_slash, sent_ns = rest.partition(b"/")
-    if not (first_slash and second_slash and number.isdigit() and sent_ns.isdigit()):
+    try:
+        return Mark(mark[1:7], int(mark[8:17]), int(mark[18:]))
+    except ValueError:
         return None
-    return Mark(device, int(number), int(sent_ns))

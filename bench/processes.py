@@ -25,7 +25,7 @@ START_LIMIT_S = 20.0
 _STOP_LIMIT_S = 5.0
 _PROBE_DEVICE = "999999"
 _PROBE_INTERVAL_S = 0.05
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 class RunError(Exception):
@@ -191,17 +191,22 @@ class LoadProcess:
 
 
 @contextlib.contextmanager
-def load(*, on_cores: Iterable[int], directory: Path) -> Iterator[LoadProcess]:
-    """The load process; all its clients are closed when the block ends."""
+def load(
+    *, on_cores: Iterable[int], directory: Path, prefix: Iterable[str] = ()
+) -> Iterator[LoadProcess]:
+    """The load process; all its clients are closed when the block ends.
+
+    `prefix`: a command that starts it elsewhere.
+    """
     log = directory / "load.log"
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.load"],
+            [*prefix, sys.executable, "-m", "bench.load"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            cwd=_ROOT,
+            cwd=ROOT,
         )
     try:
         os.sched_setaffinity(process.pid, on_cores)
@@ -225,7 +230,7 @@ def publisher(plan: Mapping[str, Any], *, on_cores: Iterable[int]) -> Iterator[P
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
-        cwd=_ROOT,
+        cwd=ROOT,
     )
     try:
         os.sched_setaffinity(process.pid, on_cores)

@@ -23,6 +23,17 @@ _QUIET_S = 1.0
 
 
 @dataclass(frozen=True)
+class Network:
+    """Where the clients find the server, and the command that starts them where they are."""
+
+    host: str
+    load_prefix: tuple[str, ...] = ()
+
+
+LOCAL = Network("127.0.0.1")
+
+
+@dataclass(frozen=True)
 class Group:
     """Clients that ask for the same devices; `reads` is false for those that never read."""
 
@@ -138,8 +149,17 @@ class Sample:
 class Bed:
     """A server with a broker and a load process around it, for one run."""
 
-    def __init__(self, *, pid: int, port: int, mqtt_port: int, load: processes.LoadProcess) -> None:
+    def __init__(
+        self,
+        *,
+        pid: int,
+        host: str,
+        port: int,
+        mqtt_port: int,
+        load: processes.LoadProcess,
+    ) -> None:
         self.pid = pid
+        self._host = host
         self._port = port
         self._mqtt_port = mqtt_port
         self._load = load
@@ -155,6 +175,7 @@ class Bed:
         cpu_s = machine.cpu_s(self.pid)
         answer = self._load.do(
             "connect",
+            host=self._host,
             port=self._port,
             transport=workload.transport,
             groups=[(group.devices, group.clients, group.reads) for group in workload.groups],
@@ -250,7 +271,7 @@ class _Snapshot:
 
 
 @contextlib.contextmanager
-def bed(contender: Contender) -> Iterator[Bed]:
+def bed(contender: Contender, network: Network = LOCAL) -> Iterator[Bed]:
     """Start all that a run needs. Raises: RunError."""
     core, others = machine.cores()
     with (
@@ -268,22 +289,24 @@ def bed(contender: Contender) -> Iterator[Bed]:
                 env=contender.env,
             ) as pid,
             # The last to start: its clients leave before the server is asked to stop.
-            processes.load(on_cores=others, directory=directory) as load,
+            processes.load(
+                on_cores=others, directory=directory, prefix=network.load_prefix
+            ) as load,
         ):
-            yield Bed(pid=pid, port=port, mqtt_port=mqtt_port, load=load)
+            yield Bed(pid=pid, host=network.host, port=port, mqtt_port=mqtt_port, load=load)
 
 
-def run(contender: Contender, workload: Workload) -> Sample:
+def run(contender: Contender, workload: Workload, network: Network = LOCAL) -> Sample:
     """One run; repeated once when the machine's host took more than 2 % of its time.
 
     Raises: RunError.
     """
-    sample = _run(contender, workload)
-    return _run(contender, workload) if sample.steal > STEAL_LIMIT else sample
+    sample = _run(contender, workload, network)
+    return _run(contender, workload, network) if sample.steal > STEAL_LIMIT else sample
 
 
-def _run(contender: Contender, workload: Workload) -> Sample:
-    with bed(contender) as ready:
+def _run(contender: Contender, workload: Workload, network: Network) -> Sample:
+    with bed(contender, network) as ready:
         connected = ready.connect(workload)
         return ready.publish(workload, connected)
 

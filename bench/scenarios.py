@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bench import faraway
 from bench.campaign import Campaign, Samples
 from bench.contenders import FLOOR, PLAIN, TRACKER, tracker
 from bench.report import Figure, Sense, Verdict
 from bench.rising import most_sustained
-from bench.runs import Sample, Workload, one_each, run_connects, shared_devices
+from bench.runs import Sample, Workload, one_each, run, run_connects, shared_devices
 from tracker.settings import Settings
 
 Scenario = Callable[[Campaign], list[Figure]]
@@ -103,7 +104,7 @@ def slow_fan_out(campaign: Campaign) -> list[Figure]:
 
 def coalesced_fan_out(campaign: Campaign) -> list[Figure]:
     """S2b with writes held for 5 ms, which only some versions of the gateway can."""
-    name = "S2b coalesce_ms=5"
+    name = "S2b, coalesce_ms 5"
     variable = setting_variable("coalesce_ms")
     if variable is None:
         return [skipped(name, "this version of the gateway has no setting coalesce_ms")]
@@ -124,12 +125,39 @@ def coalesced_fan_out(campaign: Campaign) -> list[Figure]:
 
 def sse_fan_out(campaign: Campaign) -> list[Figure]:
     """S2b over Server-Sent Events, which the floor does not speak."""
-    name = "S2b SSE"
+    name = "S2b, SSE"
     workload = Workload(
         groups=(shared_devices(10, 100),), rate=1000, seconds=campaign.seconds, transport="sse"
     )
     found = campaign.compare(name, workload, [TRACKER, PLAIN])
     return [*_for_cpu(name, found, plain=(3, 4)), _loss(name, found["tracker"])]
+
+
+def far_fan_out(campaign: Campaign) -> list[Figure]:
+    """S2b with the clients at 50 ms round trip, beside the floor without."""
+    name = "S2b, 50 ms away"
+    problem = faraway.obstacle()
+    if problem is not None:
+        return [skipped(name, problem)]
+    near, far = [], []
+    for number in range(1, campaign.rounds + 1):
+        far.append(faraway.run_faraway(campaign.seconds))
+        campaign.tell(f"{name} tracker {number}/{campaign.rounds}", far[-1])
+        near.append(run(FLOOR, _fan_out(campaign)))
+        campaign.tell(f"S2b floor {number}/{campaign.rounds}", near[-1])
+    ours, floor_ms = Samples(far), Samples(near).median(p99_ms)
+    return [
+        Figure(
+            scenario=name,
+            name="p99",
+            measured=ours.median(p99_ms),
+            unit=" ms",
+            must=50 + max(3.0, 3 * floor_ms),
+            beside=f"p50 {ours.median(lambda s: s.window_ms['p50']):.1f} ms; "
+            f"floor without the distance {floor_ms:.2f} ms",
+        ),
+        _loss(name, ours),
+    ]
 
 
 def one_device(campaign: Campaign) -> list[Figure]:
@@ -341,6 +369,7 @@ FULL: dict[str, Scenario] = {
     "S2a": slow_fan_out,
     "coalesce": coalesced_fan_out,
     "SSE": sse_fan_out,
+    "far": far_fan_out,
     "S4": one_device,
     "S6b": many_devices,
     "S6c": twice_the_messages,
