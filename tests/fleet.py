@@ -88,6 +88,14 @@ class Fleet:
                 return float(line.removeprefix(f"{name} "))
         raise KeyError(name)
 
+    async def wait_unsubscribed(self) -> None:
+        """Wait until there is no subscription left."""
+
+        async def is_unsubscribed() -> bool:
+            return await self.metric("tracker_subscriptions") == 0
+
+        await _wait(is_unsubscribed)
+
     async def wait_subscribed(self, count: int = 1) -> None:
         """Wait until there are at least so many subscriptions.
 
