@@ -129,6 +129,22 @@ async def test_a_broker_that_is_frozen_is_noticed_by_the_keep_alive(broker: Mosq
 
 
 @pytest.mark.mosquitto
+@pytest.mark.slow
+async def test_messages_that_bypass_paho_leave_the_keep_alive_intact(broker: Mosquitto) -> None:
+    async with (
+        Client(HOST, broker.port) as sender,
+        Client(HOST, broker.port, keepalive=1) as client,
+    ):
+        await client.subscribe("t")
+        with trio.move_on_after(3.5):
+            while True:
+                await sender.publish("t")
+                await anext(client.messages)
+        await assert_echo(client)
+        assert client.statistics().connects == 1
+
+
+@pytest.mark.mosquitto
 async def test_leaving_a_frozen_broker_is_quick(broker: Mosquitto) -> None:
     with trio.fail_after(DEADLINE_S):
         async with Client(HOST, broker.port, timeout=1000):

@@ -408,7 +408,7 @@ async def test_a_frozen_broker_is_noticed_and_found_again(broker: Mosquitto) -> 
 async def test_a_fault_in_the_thread_becomes_a_reconnect(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = make_link(broker.url)
+    link = make_link(broker.url, qos=1)
     async with running(link):
         await until_subscribed(link)
         with monkeypatch.context() as patch:
@@ -418,7 +418,7 @@ async def test_a_fault_in_the_thread_becomes_a_reconnect(
 
             patch.setattr(link.client._client, "loop_read", fail)
             async with Client(HOST, broker.port) as sender:
-                await sender.publish("trackers/1")
+                await sender.publish("trackers/1", qos=1)
             lost = await until(link, lambda state: "thread fault" in state.reason)
             assert not lost.is_connected
         await until(link, lambda state: state.is_subscribed)

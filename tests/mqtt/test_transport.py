@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import socket
 
 import paho.mqtt.client as paho
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.mosquitto import free_port
+from tests.mqtt.fakes import publish_packet
 from tracker.mqtt.transport import BufferedSocket, PahoClient, open_socket
 
 
@@ -31,32 +31,54 @@ def test_paho_still_has_what_we_override(name: str, parameters: list[str]) -> No
     assert name in source or name in ("_create_socket", "_sock_close")
 
 
-@given(
-    chunks=st.lists(st.binary(min_size=1, max_size=50), max_size=20),
-    sizes=st.lists(st.integers(1, 40), min_size=1),
-)
-def test_what_is_read_is_what_was_sent(chunks: list[bytes], sizes: list[int]) -> None:
+def test_paho_is_given_its_packets_the_error_and_the_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         buffered = BufferedSocket(ours, ours)
-        received = b""
-        index = 0
-        for chunk in chunks:
-            theirs.sendall(chunk)
-            while True:
-                size = sizes[index % len(sizes)]
-                index += 1
-                try:
-                    part = buffered.recv(size)
-                except BlockingIOError:
-                    assert buffered.pending() == 0
-                    break
-                assert 0 < len(part) <= size
-                received += part
-        assert received == b"".join(chunks)
+        with pytest.raises(BlockingIOError):
+            buffered.recv(1)
+        assert not buffered.fill()
+        with pytest.raises(BlockingIOError):
+            buffered.recv(1)
+        theirs.sendall(b"\xd0\x00" + publish_packet(b"t", b"p"))
+        assert buffered.fill()
+        assert buffered.packets.is_for_paho()
+        assert (buffered.recv(1), buffered.recv(9)) == (b"\xd0", b"\x00")
+        with pytest.raises(BlockingIOError):
+            buffered.recv(1)
+        assert buffered.packets.take_publishes() == [(b"t", b"p", False)]
         theirs.close()
+        assert not buffered.fill()
         assert buffered.recv(1) == b""
+    closed = BufferedSocket(ours, ours)
+    assert not closed.fill()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        closed.recv(1)
+
+
+def test_who_watches_paho_gets_every_message_through_it() -> None:
+    def own(*_: object) -> None:
+        pass
+
+    client = PahoClient(CallbackAPIVersion.VERSION2)
+    client.on_message = own
+    assert not client.is_watched(own)
+    client.on_message = lambda *_: None
+    assert client.is_watched(own)
+    client.on_message = own
+    client.on_log = own
+    assert client.is_watched(own)
+    client.on_log = None
+    logger = logging.getLogger("watching")
+    client.enable_logger(logger)
+    logger.setLevel(logging.WARNING)
+    assert not client.is_watched(own)
+    logger.setLevel(logging.DEBUG)
+    assert client.is_watched(own)
+    client.disable_logger()
+    client.message_callback_add("t", own)
+    assert client.is_watched(own)
 
 
 def test_a_socket_that_sent_a_part_of_a_frame_wants_it_again() -> None:

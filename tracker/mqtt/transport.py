@@ -8,6 +8,7 @@ a new paho renames them.
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from typing import Any
@@ -16,46 +17,62 @@ import paho.mqtt.client as paho
 import trio
 
 from tracker.mqtt.options import SocketOption
+from tracker.mqtt.packets import PacketBuffer
 
 # One read takes at most this much: some 300 messages of a tracker, one batch.
 READ_BYTES = 64 * 1024
 
 
 class BufferedSocket:
-    """A non-blocking socket that reads ahead, in the shape that paho expects.
+    """A non-blocking socket that is read in large pieces, in the shape that paho expects.
 
-    `inner` is what to read and write, `connection` the socket beneath it.
+    `inner` is what to read and write, `connection` the socket beneath it. Nothing is read
+    but by `fill`; paho gets from `recv` what `packets` has for it.
     """
 
     def __init__(self, inner: Any, connection: socket.socket) -> None:
+        self.packets = PacketBuffer()
         self._inner = inner
         self._connection = connection
         self._is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
-        self._buffer = b""
-        self._start = 0
+        self._outcome: Exception | None = None
+        self._has_ended = False
+
+    def fill(self) -> bool:
+        """Read once, and say whether bytes came. Why none did, paho hears from `recv`."""
+        try:
+            data = self._inner.recv(READ_BYTES)
+        except Exception as error:
+            self._outcome = error
+            return False
+        if not data:
+            self._has_ended = True
+            return False
+        if self._is_tcp:
+            # mosquitto leaves Nagle's algorithm on, so it holds what it has for us until we
+            # acknowledge what we got, and the kernel would put that off for 40 ms. The
+            # option does not last: it is set anew with each read.
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self.packets.feed(data)
+        return True
+
+    def has_decrypted(self) -> bool:
+        """Say whether bytes wait that no poll will tell of."""
+        return hasattr(self._inner, "pending") and self._inner.pending() > 0
 
     def recv(self, count: int) -> bytes:
-        """Return up to `count` bytes, `b""` at the end. Raises: what the inner socket raises."""
-        start = self._start
-        buffer = self._buffer
-        if start == len(buffer):
-            buffer = self._buffer = self._inner.recv(READ_BYTES)
-            start = 0
-            if self._is_tcp:
-                # mosquitto leaves Nagle's algorithm on, so it holds what it has for us
-                # until we acknowledge what we got, and the kernel would put that off for
-                # 40 ms. The option does not last: it is set anew with each read.
-                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        self._start = start + count
-        if self._start >= len(buffer):
-            self._start = len(buffer)
-        return buffer[start : self._start]
+        """Return up to `count` bytes for paho, `b""` at the end.
 
-    def pending(self) -> int:
-        """Return how many bytes wait that no poll will tell of."""
-        inner = self._inner
-        ahead: int = inner.pending() if hasattr(inner, "pending") else 0
-        return len(self._buffer) - self._start + ahead
+        Raises: BlockingIOError when there are none; what the socket raised.
+        """
+        if self.packets.has_more_for_paho():
+            return self.packets.read(count)
+        if self._has_ended:
+            return b""
+        if self._outcome is not None:
+            error, self._outcome = self._outcome, None
+            raise error
+        raise BlockingIOError
 
     def send(self, data: bytes | bytearray) -> int:
         """Send what the kernel takes, and return how much that was.
@@ -93,10 +110,22 @@ class PahoClient(paho.Client):
     # Ours until paho has made of it what it wants; closed by `close_socket` if it cannot.
     connected_socket: socket.socket | None = None
 
-    def has_read_ahead(self) -> bool:
-        """Say whether bytes wait that were read from the kernel already."""
-        sock: Any = self._sock
-        return sock is not None and sock.pending() > 0
+    buffered_socket: BufferedSocket | None = None
+    has_message_filters = False
+
+    def message_callback_add(self, sub: str, callback: Any) -> None:
+        """Do as paho does, and note that messages are to go through it."""
+        self.has_message_filters = True
+        super().message_callback_add(sub, callback)
+
+    def is_watched(self, on_message: object) -> bool:
+        """Say whether somebody wants to see, of paho, every message, besides `on_message`."""
+        return (
+            self.has_message_filters
+            or self.on_message != on_message
+            or self.on_log is not None
+            or (self.logger is not None and self.logger.isEnabledFor(logging.DEBUG))
+        )
 
     def close_socket(self) -> None:
         """Close whatever socket there is, without a goodbye, and count as disconnected."""
@@ -104,6 +133,7 @@ class PahoClient(paho.Client):
         if sock is not None:
             sock.close()
         self._sock_close()
+        self.buffered_socket = None
         # Without a socket this sends nothing; it ends the state in which paho refuses
         # to have its settings changed.
         self.disconnect()
@@ -112,7 +142,8 @@ class PahoClient(paho.Client):
         inner: Any = super()._create_socket()
         connection, self.connected_socket = self.connected_socket, None
         assert connection is not None
-        return BufferedSocket(inner, connection)
+        self.buffered_socket = BufferedSocket(inner, connection)
+        return self.buffered_socket
 
     def _create_socket_connection(self) -> socket.socket:
         if self.connected_socket is None:
