@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench-quick clean
+.PHONY: help demo test test-fast check bench-quick bench clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -40,6 +40,9 @@ check: $(VENV)/.check ## style, types, and who imports whom
 
 bench-quick: $(VENV)/.bench ## latency, loss and memory with 100 clients, in two minutes
 	@$(BIN)/python -m bench --quick $(ARGS)
+
+bench: $(VENV)/.bench ## the write path against its goals, beside two baselines, in 20 minutes
+	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove the environment, caches and what was built
 	@if [ -e $(VENV)/.made ]; then rm -rf $(VENV); fi
