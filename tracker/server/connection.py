@@ -140,6 +140,7 @@ class Connection:
         if self._tls is not None:
             if not await self._shake_hands(self._tls):
                 return
+            self._enter(State.HEAD, self._head_s)
             is_http2 = self._tls.selected_alpn_protocol() == "h2"
         async with Http2Tasks() if is_http2 else TaskGroup() as tasks:
             self._tasks = tasks
@@ -165,7 +166,7 @@ class Connection:
         with trio.move_on_after(self._config.ssl_handshake_timeout):
             try:
                 await tls.do_handshake()
-            except (trio.BrokenResourceError, trio.TooSlowError):
+            except (trio.BrokenResourceError, trio.TooSlowError, TimeoutError):
                 return False
             return True
         return False
@@ -195,10 +196,11 @@ class Connection:
             if not await self._receive():
                 break
         self._peer_finished = True
-        if self._state is State.REQUEST and not self._streaming:
-            # `printf … | nc` closes its side behind the request, and still reads.
-            with trio.move_on_after(_HALF_CLOSED_S):
+        # `printf … | nc` closes its side behind the request, and still reads.
+        with trio.move_on_after(_HALF_CLOSED_S):
+            while self._state is State.REQUEST and not self._streaming:
                 await self._answered.wait()
+                await self._pass_on()
 
     async def _receive(self) -> bool:
         """Wait for more to be held, or for a change of state; False at the end."""

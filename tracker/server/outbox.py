@@ -37,6 +37,7 @@ class Outbox:
     __slots__ = (
         "_closed",
         "_finishing",
+        "_left_bytes",
         "_sock",
         "_spawn",
         "_stall_s",
@@ -60,6 +61,8 @@ class Outbox:
         self._stall_s = stall_s
         self._spawn = spawn
         self._tail = bytearray()
+        #: How many bytes have left the tail, ever.
+        self._left_bytes = 0
         self._waiters: trio.lowlevel.ParkingLot | None = None
         self._finishing = False
         self._closed = False
@@ -82,6 +85,9 @@ class Outbox:
             sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
+        except TimeoutError:
+            self._stall()  # the kernel gave the peer up, and we are the first whom it tells
+            return
         except OSError:
             self._break()
             return
@@ -102,13 +108,16 @@ class Outbox:
             self._tail += data
 
     async def wait_writable(self) -> bool:
-        """Wait until nothing is unsent; False when the connection is gone.
+        """Wait until what is unsent now has left; False when the connection is gone.
 
+        A stream may have refilled the tail by then: whoever answers a peer that is behind,
+        as the reader does, must not wait for it to catch up.
         Cancellation: atomic, nothing changes.
         """
+        end = self._left_bytes + len(self._tail)
         if not self._tail:
             await trio.lowlevel.checkpoint()
-        while self._tail:
+        while self._left_bytes < end and not self._closed:
             if self._waiters is None:
                 self._waiters = trio.lowlevel.ParkingLot()
             await self._waiters.park()
@@ -135,7 +144,12 @@ class Outbox:
         except OSError:
             self._break()
             return
-        del self._tail[:sent]
+        self._take(sent)
+
+    def _take(self, sent_bytes: int) -> None:
+        del self._tail[:sent_bytes]
+        self._left_bytes += sent_bytes
+        self._wake()
 
     def _drained(self) -> None:
         if self._closed:
@@ -232,7 +246,7 @@ class TlsOutbox(Outbox):
                 if not self._closed:
                     self._break()
                 return
-            del self._tail[: len(data)]
+            self._take(len(data))
         self._drained()
 
     def _shut(self) -> None:

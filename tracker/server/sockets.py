@@ -32,15 +32,20 @@ def open_listeners(
 
     Raises: BindError.
     """
+    listeners: list[socket.socket] = []
     try:
         sockets = config.create_sockets()
+        listeners += (*sockets.secure_sockets, *sockets.insecure_sockets)
+        for listener in listeners:
+            _tune(listener, stall_s)
+            # With SO_REUSEADDR two may bind to an address; the second to listen fails.
+            listener.listen(config.backlog)
     except OSError as error:
+        for listener in listeners:
+            listener.close()
         raise BindError(
             f"cannot listen on {', '.join(config.bind)}: {error.strerror or error}"
         ) from error
-    for listener in (*sockets.secure_sockets, *sockets.insecure_sockets):
-        _tune(listener, stall_s)
-        listener.listen(config.backlog)
     return sockets.secure_sockets, sockets.insecure_sockets
 
 
@@ -97,26 +102,31 @@ async def accept(listener: socket.socket) -> socket.socket:
 async def receive(sock: socket.socket) -> bytes:
     """What has arrived; empty when the peer has finished or is gone.
 
+    Always a checkpoint, so that a peer who sends without end starves nobody.
+
     Raises: TimeoutError when the kernel gave the peer up (TCP_USER_TIMEOUT).
     Cancellation: atomic, a cancelled call takes nothing.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
+    has_waited = False
     while True:
         try:
             data = sock.recv(RECEIVE_BYTES)
+            break
         except BlockingIOError:
-            try:
-                await trio.lowlevel.wait_readable(sock)
-            except trio.ClosedResourceError:
-                return b""
+            pass  # wait below: an exception in flight would be kept for as long
         except TimeoutError:
             raise
         except OSError:
             return b""
-        else:
-            # Others have their turn, however fast this peer sends.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return data
+        try:
+            await trio.lowlevel.wait_readable(sock)
+        except trio.ClosedResourceError:
+            return b""
+        has_waited = True
+    if not has_waited:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    return data
 
 
 async def wait_progress(sock: socket.socket, stall_s: float) -> bool:
@@ -164,11 +174,16 @@ class SocketStream(trio.abc.Stream):
         try:
             while rest:
                 try:
-                    rest = rest[self._sock.send(rest) :]
+                    sent = self._sock.send(rest)
                 except BlockingIOError:
+                    sent = 0
+                rest = rest[sent:]
+                if not sent:
                     self.refusing = True
                     if not await wait_progress(self._sock, self._stall_s):
-                        raise trio.TooSlowError from None
+                        raise trio.TooSlowError
+        except TimeoutError as error:
+            raise trio.TooSlowError from error  # the kernel gave the peer up
         except OSError as error:
             raise trio.BrokenResourceError from error
         finally:
