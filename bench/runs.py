@@ -14,6 +14,7 @@ from bench.mark import device_id
 
 STEAL_LIMIT = 0.02
 SATURATED = 0.9
+FULL = 0.98
 #: Between the command to publish and the first message: the publisher must start meanwhile.
 _LEAD_S = 0.7
 #: How long clients must be idle before their memory counts.
@@ -139,6 +140,8 @@ class Sample:
             found.append(f"{self.steal:.1%} CPU steal")
         if self.load_cpu > SATURATED:
             found.append(f"the load was saturated: {self.load_cpu:.0%} of a core")
+        elif self.load_core_busy > FULL:
+            found.append(f"the load's core was full: {self.load_cpu:.0%} was the load's own")
         if self.strangers > 0.05:
             found.append(f"others took {self.strangers:.0%} of the server's core")
         if self.publisher_late_ms > 5:
