@@ -52,8 +52,9 @@ class WatchOptions:
 def run(options: WatchOptions) -> int:
     """Run `tracker watch`. Blocks. Returns the exit code."""
     try:
+        address = parse_gateway(options.url)
         device_ids = check_device_ids(options.device_ids)
-        if not device_ids and "device_ids=" not in parse_gateway(options.url).query:
+        if not device_ids and "device_ids=" not in address.query:
             raise ValueError("no device is named; expected --devices A,B")
         context = default_ssl_context(options.ca_file) if options.ca_file else None
     except ValueError as error:

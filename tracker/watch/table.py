@@ -19,6 +19,8 @@ STALE_S = 60.0
 _GAP = "  "
 _DEVICE_MIN_CELLS = 8
 _DEVICE_MAX_CELLS = 32
+#: So much of an id is worth more than another column: an IMEI has 15 digits, a UUID is too long.
+_DEVICE_WANTED_CELLS = 20
 _NONE = "-"
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
@@ -113,7 +115,7 @@ def _table(
     def room() -> int:
         return columns - sum(widths[column] + len(_GAP) for column in shown)
 
-    while room() < min(longest_id, _DEVICE_MIN_CELLS):
+    while room() < min(longest_id, _DEVICE_WANTED_CELLS):
         ranked = [column for column in shown if column.rank is not None]
         if not ranked:
             break
