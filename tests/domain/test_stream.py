@@ -414,7 +414,7 @@ def test_after_the_end_nothing_reaches_the_outbox() -> None:
     stream.post(PING)
     offer(stream, make_message(1))
     stream.post(PING)
-    assert stream.end() == 1
+    stream.leave()
     assert (outbox.on_writable, outbox.on_stalled) == (None, None)
     outbox.feed()
     stream.post(PING)

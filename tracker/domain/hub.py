@@ -1,14 +1,13 @@
 """Who watches what: the fan-out from one message to every stream of its device.
 
 Laws: `publish_batch` is synchronous and only offers, so between two checkpoints nobody
-sees half a publish, and that is the proof of order. A stream's subscriptions are gone
-when its `with` block is left, however that happens; leaving is synchronous.
+sees half a publish, and that is the proof of order. A stream leaves synchronously, and
+its subscriptions are gone with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tracker.domain.message import Message
@@ -69,43 +68,47 @@ class Hub:
         self._past_events_left_out = 0
         self._past_dropped = dict.fromkeys(Drop, 0)
 
-    @contextmanager
     def open_stream(
         self, device_ids: Iterable[str], outbox: Outbox, transport: Transport
-    ) -> Iterator[Stream]:
-        """A stream of the messages of `device_ids`, live from now until the block is left."""
+    ) -> Stream:
+        """A stream of the messages of `device_ids`, live from now until it leaves.
+
+        Use it as a context manager, or call its `leave`.
+        """
         stream = Stream(
-            dict.fromkeys(device_ids), outbox, transport, self._limits, self.notices.count
+            dict.fromkeys(device_ids),
+            outbox,
+            transport,
+            self._limits,
+            self.notices.count,
+            self._forget,
         )
-        seat = self._take_seat(stream)
+        self._take_seat(stream)
         for device_id, subscription in stream.subscriptions.items():
             self._watchers.setdefault(device_id, {})[stream] = subscription
         self._subscriptions += len(stream.subscriptions)
         self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
-        try:
-            yield stream
-        finally:
-            self._seats[seat] = None
-            self._free_seats.append(seat)
-            self._forget(stream)
+        return stream
 
-    def _take_seat(self, stream: Stream) -> int:
+    def _take_seat(self, stream: Stream) -> None:
         if self._free_seats:
-            seat = self._free_seats.pop()
-            self._seats[seat] = stream
-            return seat
-        self._seats.append(stream)
-        return len(self._seats) - 1
+            stream.seat = self._free_seats.pop()
+            self._seats[stream.seat] = stream
+        else:
+            stream.seat = len(self._seats)
+            self._seats.append(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: Stream, closed_messages: int) -> None:
+        self._seats[stream.seat] = None
+        self._free_seats.append(stream.seat)
         for device_id in stream.subscriptions:
             watchers = self._watchers[device_id]
             del watchers[stream]
             if not watchers:
                 del self._watchers[device_id]
         self._subscriptions -= len(stream.subscriptions)
-        self._past_dropped[Drop.BUFFER_FULL] += stream.queue.dropped
-        self._past_dropped[Drop.CLOSED] += stream.end()
+        self._past_dropped[Drop.BUFFER_FULL] += stream.queue.dropped - closed_messages
+        self._past_dropped[Drop.CLOSED] += closed_messages
         self._past_delivered += stream.queue.delivered
         self._past_events_left_out += stream.queue.events_left_out
         self._closed[stream.close_reason or CloseReason.CLIENT] += 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-#: The ASGI extension in which a server offers a connection's own outbox: a mapping whose
-#: `open` is called, without arguments, once the 101 or the response headers have left.
-OUTBOX_EXTENSION = "tracker.outbox"
+#: The ASGI extension in which a server of ours offers the connection's `Door`, under the
+#: key `door`. It may be used once the 101 or the response headers have left.
+DOOR_EXTENSION = "tracker.door"
 
 
 class Outbox(Protocol):
@@ -32,3 +32,34 @@ class Outbox(Protocol):
 
         Cancellation: atomic, nothing changes.
         """
+
+
+class Session(Protocol):
+    """What the app leaves behind on a connection that it handed over. All synchronous."""
+
+    def on_message(self, message: str | bytes) -> None:
+        """The client sent a message (WebSocket only). Never raises."""
+
+    def leave(self) -> None:
+        """The connection has ended, however that happened. Idempotent. Never raises."""
+
+
+class Door(Protocol):
+    """A connection as its server offers it to an app that streams."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the stream's bytes go."""
+
+    def hand_over(self, session: Session) -> None:
+        """Keep the connection when the handler returns, and nothing of the handler.
+
+        From now on nothing that the app's framework sends reaches the client; `session`
+        hears what the client does, and is left when the connection ends.
+        """
+
+    def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that lives no longer than the connection."""
+
+    def end(self, last: bytes) -> None:
+        """Send `last`, which may be empty, behind what is unsent, and close."""

@@ -63,11 +63,13 @@ class Stream:
     __slots__ = (
         "_encode",
         "_on_drop",
+        "_on_leave",
         "close_reason",
         "has_ended",
         "on_close",
         "outbox",
         "queue",
+        "seat",
         "subscriptions",
         "touched_by",
         "transport",
@@ -80,6 +82,7 @@ class Stream:
         transport: Transport,
         limits: QueueLimits,
         on_drop: Callable[[str], object],
+        on_leave: Callable[[Stream, int], object] = lambda stream, messages: None,
     ) -> None:
         self.queue = Queue(limits)
         self.subscriptions: Mapping[str, Subscription] = {
@@ -92,10 +95,13 @@ class Stream:
         self.close_reason: CloseReason | None = None
         #: The last publish, by its number, that offered it something.
         self.touched_by = 0
+        #: Its place among the hub's streams.
+        self.seat = -1
         #: Whether the stream has left the hub: nothing of it may reach the outbox.
         self.has_ended = False
         self._encode = transport.encode
         self._on_drop = on_drop
+        self._on_leave = on_leave
         outbox.on_writable = self.flush
         outbox.on_stalled = self._stall
 
@@ -143,11 +149,18 @@ class Stream:
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
 
-    def end(self) -> int:
-        """Let go of the outbox and drop what waits; return how many messages that were."""
-        self.has_ended = True
-        self.outbox.on_writable = self.outbox.on_stalled = None
-        return self.queue.clear()
+    def leave(self) -> None:
+        """Leave the hub and let go of the outbox; what waits is dropped. Idempotent."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.outbox.on_writable = self.outbox.on_stalled = None
+            self._on_leave(self, self.queue.clear())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.leave()
 
     def close(self, reason: CloseReason) -> None:
         """Ask for the end of the stream; the first reason stands."""

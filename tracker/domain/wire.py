@@ -49,3 +49,12 @@ def sse_event(name: bytes, data: bytes) -> bytes:
 def chunk(body: bytes) -> bytes:
     """One chunk of the chunked transfer coding around a non-empty body. RFC 9112 §7.1."""
     return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+#: The end of a chunked body. RFC 9112 §7.1.
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def close_frame(code: int) -> bytes:
+    """A Close frame without a reason. RFC 6455 §5.5.1."""
+    return b"\x88\x02" + code.to_bytes(2, "big")

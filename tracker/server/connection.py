@@ -12,8 +12,13 @@ peer leave whatever the app does. What Hypercorn or the app's tasks want on the 
 through the outbox. Each change of state is made synchronously, in one place.
 
     HEAD ──whole head──▶ REQUEST ──answered──▶ HEAD
-      └──handshake────▶ HANDSHAKE ──101───▶ WEBSOCKET
+      │                     └─────handed over────────────▶ STREAM
+      └──handshake────▶ HANDSHAKE ──101──▶ ACCEPTED ─────▶ WEBSOCKET
     any ──refused, closed, a Close frame left──▶ CLOSING
+
+The app hands the connection over when it has answered the handshake, or sent the headers
+of a stream: from then on nothing of the request is kept, no parser, no handler, no task
+but the reader. What a WebSocket client sends before that waits here.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -42,10 +48,12 @@ from hypercorn.utils import parse_socket_addr
 
 from tracker.domain import wire
 from tracker.domain.errors import leaves
-from tracker.domain.outbox import OUTBOX_EXTENSION
+from tracker.domain.outbox import DOOR_EXTENSION, Session
 from tracker.server import request, sockets
 from tracker.server.http2 import Http2Tasks, serve_stream
 from tracker.server.outbox import Outbox, TlsOutbox
+from tracker.server.tasks import ConnectionTasks
+from tracker.server.websocket import WebSocketInbox
 
 log = logging.getLogger("tracker.server")
 
@@ -64,7 +72,9 @@ class State(Enum):
     HEAD = auto()
     REQUEST = auto()
     HANDSHAKE = auto()
+    ACCEPTED = auto()
     WEBSOCKET = auto()
+    STREAM = auto()
     HTTP2 = auto()
     CLOSING = auto()
 
@@ -95,15 +105,15 @@ class Connection:
         self._head_begun = True
         self._is_poked = False
         self._peer_finished = False
-        self._streaming = False
         self._answered = trio.Event()
         self._scope = trio.CancelScope()
-        self._app_scope = trio.CancelScope()
         self._read_scope = trio.CancelScope()
         self._read_deadline = trio.current_time() + head_s
         self._outbox = self._make_outbox()
+        self._session: Session = _NO_SESSION
         self._tasks: TaskGroup
-        self._protocol: ProtocolWrapper
+        #: Takes what the peer sent, where somebody does.
+        self._handle: Callable[[bytes], Awaitable[None]]
 
     @property
     def is_idle(self) -> bool:
@@ -131,6 +141,7 @@ class Connection:
             self._close()
 
     def _close(self) -> None:
+        self._session.leave()
         self._outbox.close()
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
@@ -142,9 +153,9 @@ class Connection:
                 return
             self._enter(State.HEAD, self._head_s)
             is_http2 = self._tls.selected_alpn_protocol() == "h2"
-        async with Http2Tasks() if is_http2 else TaskGroup() as tasks:
+        async with Http2Tasks() if is_http2 else ConnectionTasks(self._is_handed_over) as tasks:
             self._tasks = tasks
-            self._protocol = ProtocolWrapper(
+            protocol = ProtocolWrapper(
                 self._run_app,
                 self._config,
                 self._context,
@@ -158,7 +169,9 @@ class Connection:
             )
             if is_http2:
                 self._enter(State.HTTP2, self._config.keep_alive_timeout)
-            await self._protocol.initiate()
+            await protocol.initiate()
+            self._handle = partial(_handle, protocol)
+            del protocol
             await self._read()
             self.cancel()
 
@@ -198,7 +211,7 @@ class Connection:
         self._peer_finished = True
         # `printf … | nc` closes its side behind the request, and still reads.
         with trio.move_on_after(_HALF_CLOSED_S):
-            while self._state is State.REQUEST and not self._streaming:
+            while self._state is State.REQUEST:
                 await self._answered.wait()
                 await self._pass_on()
 
@@ -246,7 +259,7 @@ class Connection:
             if self._state is State.WEBSOCKET or self._state is State.HTTP2:
                 data = bytes(self._held)
                 self._held.clear()
-                await self._protocol.handle(RawData(data))
+                await self._handle(data)
             elif self._state is not State.HEAD:
                 if len(self._held) > _HELD_LIMIT_BYTES:
                     self.cancel()  # it keeps sending without reading the answer
@@ -273,7 +286,7 @@ class Connection:
         self._held = bytearray(parts[1])
         self._head_begun = False
         self._enter(State.HANDSHAKE if head.is_websocket else State.REQUEST)
-        await self._protocol.handle(RawData(head.data))
+        await self._handle(head.data)
         return True
 
     async def _refuse(self, refusal: request.Refusal) -> None:
@@ -287,6 +300,7 @@ class Connection:
         A close with unread bytes in our buffer would be a reset, and a reset may overtake
         what the peer has not read yet: so the reader goes on, and discards.
         """
+        self._session.leave()
         self._held.clear()
         self._enter(State.CLOSING, _LINGER_S)
         # Whatever Hypercorn or the app still wait for, it is over soon.
@@ -309,12 +323,9 @@ class Connection:
     async def _send(self, data: bytes) -> None:
         self._outbox.put(data)
         if self._state is State.HANDSHAKE and data.startswith(_SWITCHING_PROTOCOLS):
-            self._enter(State.WEBSOCKET)
-            self._poke()
-        elif self._state is State.WEBSOCKET and wire.is_close_frame(data):
-            # RFC 6455 §5.5.1: nothing follows a Close frame. Hypercorn would read on.
-            self._finish()
-            self._app_scope.cancel()
+            self._enter(State.ACCEPTED)
+        elif self._state is State.ACCEPTED and wire.is_close_frame(data):
+            self._finish()  # RFC 6455 §5.5.1: nothing follows a Close frame
         await self._outbox.wait_writable()
 
     def _on_updated(self, *, is_idle: bool) -> None:
@@ -323,7 +334,6 @@ class Connection:
         elif is_idle and self._state is State.REQUEST:
             self._answered.set()
             self._answered = trio.Event()
-            self._streaming = False
             self._enter(State.HEAD, self._config.keep_alive_timeout)
             self._poke()
 
@@ -342,17 +352,62 @@ class Connection:
         if self._state is State.HTTP2:
             await serve_stream(self._app, scope, receive, send, self._stall_s)
             return
-        scope["extensions"][OUTBOX_EXTENSION] = {"open": self.open_outbox}
-        self._app_scope = trio.CancelScope()
-        with self._app_scope:
-            await self._app(scope, receive, send)
+        scope["extensions"][DOOR_EXTENSION] = {"door": self}
+        await self._app(scope, receive, send)
 
-    def open_outbox(self) -> Outbox:
-        """The outbox, for an app that streams into it: after the 101, or the headers."""
-        self._streaming = True
-        if self._peer_finished:
-            self.cancel()
+    # The door
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where the stream's bytes go."""
         return self._outbox
+
+    def hand_over(self, session: Session) -> None:
+        """See `Door`."""
+        self._session = session
+        if self._state is State.CLOSING or self._peer_finished:
+            self.cancel()
+        elif self._state is State.ACCEPTED:
+            self._handle = WebSocketInbox(
+                self._outbox,
+                limit_bytes=self._config.websocket_max_message_size,
+                on_message=session.on_message,
+                end=self.end,
+            ).handle
+            self._enter(State.WEBSOCKET)
+            self._poke()
+        else:
+            self._enter(State.STREAM)
+
+    def _is_handed_over(self) -> bool:
+        return self._session is not _NO_SESSION
+
+    def start_soon(self, run: Callable[[], Awaitable[None]]) -> None:
+        """See `Door`."""
+        self._spawn(run)
+
+    def end(self, last: bytes) -> None:
+        """See `Door`."""
+        if last:
+            self._outbox.put(last)
+        self._finish()
+
+
+class _NoSession:
+    """The session of a connection that was not handed over."""
+
+    def on_message(self, message: str | bytes) -> None:
+        """Nobody listens yet."""
+
+    def leave(self) -> None:
+        """Nothing was left behind."""
+
+
+_NO_SESSION = _NoSession()
+
+
+async def _handle(protocol: ProtocolWrapper, data: bytes) -> None:
+    await protocol.handle(RawData(data))
 
 
 def _address(sock: socket.socket, name: Callable[[socket.socket], Any]) -> tuple[str, int] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import trio
 from quart import websocket
 
-from tracker.domain import event
-from tracker.domain.outbox import OUTBOX_EXTENSION
-from tracker.domain.rate import TokenBucket
+from tracker.domain import event, wire
+from tracker.domain.outbox import DOOR_EXTENSION
 from tracker.domain.stream import WEBSOCKET, WEBSOCKET_LINES, CloseReason, Stream
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining, send_last_words
+from tracker.web.session import StreamSession
 from tracker.web.view import GatewayView
 
 #: PROTOCOL B5.
@@ -30,17 +30,20 @@ async def refuse_websocket(message: str) -> None:
 
 
 async def serve_websocket(device_ids: tuple[str, ...], gateway: GatewayView) -> None:
-    """Serve the accepted WebSocket until the stream is to be closed, and close it.
+    """Serve the accepted WebSocket: hand it over, or serve it until it is to be closed.
 
     Cancellation: the stream has left the hub when it is raised; nothing is sent.
     """
-    extension = websocket.scope["extensions"].get(OUTBOX_EXTENSION)
+    extension = websocket.scope["extensions"].get(DOOR_EXTENSION)
     if extension is None:
         reason = await _serve_through_asgi(device_ids, gateway)
+        await websocket.close(_CLOSE_CODES[reason])
     else:
-        with gateway.hub.open_stream(device_ids, extension["open"](), WEBSOCKET) as stream:
-            reason = await _listen(stream, gateway)
-    await websocket.close(_CLOSE_CODES[reason])
+        StreamSession(device_ids, gateway, extension["door"], WEBSOCKET, _close_frame)
+
+
+def _close_frame(reason: CloseReason) -> bytes:
+    return wire.close_frame(_CLOSE_CODES[reason])
 
 
 async def _serve_through_asgi(device_ids: tuple[str, ...], gateway: GatewayView) -> CloseReason:
@@ -65,8 +68,7 @@ async def _listen(stream: Stream, gateway: GatewayView) -> CloseReason:
     A reader beside the writer, always: the notice of a disconnect stands behind what the
     client sent before it.
     """
-    per_s = gateway.stream.client_messages_per_s
-    allowance = TokenBucket(rate_per_s=per_s, burst=2 * per_s, now_s=trio.current_time())
+    allowance = gateway.new_allowance(trio.current_time())
     with trio.CancelScope() as listening:
         stream.on_close = listening.cancel
         close_if_draining(stream, gateway)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tracker.domain.hub import Hub
+from tracker.domain.rate import TokenBucket
 from tracker.settings import ApiSettings, StreamSettings
 
 
@@ -26,3 +27,8 @@ class GatewayView:
     is_upstream_connected: Callable[[], bool]
     render_metrics: Callable[[], tuple[bytes, str]]
     reconnect_after_ms: Callable[[], int]
+
+    def new_allowance(self, now_s: float) -> TokenBucket:
+        """How many messages one client may send, from `now_s` on."""
+        per_s = self.stream.client_messages_per_s
+        return TokenBucket(rate_per_s=per_s, burst=2 * per_s, now_s=now_s)
