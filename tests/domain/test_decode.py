@@ -88,6 +88,11 @@ def wrapped(payload: bytes) -> bytes:
             "A",
             b'{\t"timestamp": 1,\t"data": {\t\t"DEVICE_ID": "A", "X": "a\\r\\nb"\t}}',
         ),
+        (
+            b'\r{"timestamp":1,"data":{"DEVICE_ID":1}}',
+            "1",
+            b'{"timestamp":1,"data":{"DEVICE_ID":1}}',
+        ),
         # What JSON writers disagree about stays as it was written.
         (
             b'{"timestamp":1e5,"data":{"DEVICE_ID":"A","n":123456789012345678901234567890,"m":1.10,'
@@ -385,7 +390,7 @@ def check(payload: bytes) -> None:
     assert b"\r" not in data
 
 
-layout = st.sampled_from([b"", b" ", b"\t", b"\n", b"\r\n  "])
+layout = st.sampled_from([b"", b" ", b"\t", b"\n", b"\r", b"\r\n  "])
 numbers = st.sampled_from(
     ["0", "-0", "848", "-5", "1.10", "1e5", "1E-7", "1.5e+300", "123456789012345678901234567890"]
 )

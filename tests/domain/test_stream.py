@@ -141,6 +141,7 @@ def test_a_message_larger_than_the_bound_is_no_loss() -> None:
 
 def test_a_write_is_bounded_in_bytes() -> None:
     """What a slow client's kernel refuses of one write is all that is held beside the queue."""
+    assert WRITE_LIMIT_BYTES == 64 * 1024
     outbox = FakeOutbox()
     stream = open_stream(outbox, limits=QueueLimits(messages=10_000, total_bytes=10**7))
     large = make_message(5000, data=b"x" * (WRITE_LIMIT_BYTES + 1))
