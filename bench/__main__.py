@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import sys
 import time
 
@@ -41,7 +42,7 @@ def main() -> int:
         sys.stdout.write(f"doubtful: {doubt}\n")
     sys.stdout.write(
         f"{options.rounds} rounds, {time.monotonic() - started_s:.0f} s, "
-        f"CPU steal {spent.steal / spent.total:.2%}\n"
+        f"CPU steal {spent.steal_part:.2%}\n"
     )
     return int(fails(decided))
 
@@ -77,4 +78,7 @@ def _raise_file_limit() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

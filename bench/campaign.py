@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 
 from bench.contenders import Contender
 from bench.latency import median
-from bench.runs import Sample, Workload, run
+from bench.runs import run
+from bench.sample import Sample
+from bench.workload import Workload
 
 Say = Callable[[str], None]
 

@@ -18,7 +18,9 @@ from bench import machine
 from bench.contenders import tracker
 from bench.link import open_tun
 from bench.processes import ROOT, RunError
-from bench.runs import Network, Sample, Workload, run, shared_devices
+from bench.runs import Network, run
+from bench.sample import Sample
+from bench.workload import Workload, shared_devices
 
 DELAY_S = 0.025
 # RFC 2544: addresses for benchmarks, which are routed nowhere.

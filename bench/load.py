@@ -206,6 +206,7 @@ class Load:
         expected = {device.encode(): count for device, count in published.items()}
         total = sum(expected[device] for client in self.readers for device in client.devices)
         deadline = time.monotonic() + deadline_s
+        self.turn(0)  # who was cut while nothing was asked
         while (
             sum(client.reader.received for client in self.readers if client.reader) < total
             and time.monotonic() < deadline

@@ -59,9 +59,19 @@ class CoreTimes:
     steal: float
 
     @property
-    def total(self) -> float:
-        """All its time."""
-        return self.work + self.interrupts + self.idle + self.steal
+    def busy_part(self) -> float:
+        """How much of its time it was not idle, 0 to 1."""
+        return 1 - self._part(self.idle)
+
+    @property
+    def steal_part(self) -> float:
+        """How much of its time the host took, 0 to 1."""
+        return self._part(self.steal)
+
+    def _part(self, of: float) -> float:
+        total = self.work + self.interrupts + self.idle + self.steal
+        # Nothing, between two looks within one of the kernel's ticks.
+        return of / total if total else 0.0
 
     def since(self, before: CoreTimes) -> CoreTimes:
         """The difference."""

@@ -112,7 +112,15 @@ def server(
     with running(command, on_cores={on_core}, log=log, env=env) as process:
         _wait_listening(process, port, log)
         _wait_delivering(process, port, mqtt_port, log)
-        yield process.pid
+        try:
+            yield process.pid
+        except (OSError, RunError) as error:
+            if process.poll() is None:
+                raise
+            raise RunError(
+                f"{_command(process)} ended during the run (exit code {process.poll()}) and says: "
+                f"{_end_of(log)}"
+            ) from error
 
 
 def _wait_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from bench.campaign import Campaign, Samples
 from bench.contenders import Contender
 from bench.processes import RunError
-from bench.runs import Bed, Sample, Workload, bed, shared_devices
+from bench.runs import Bed, bed
+from bench.sample import Sample
+from bench.workload import Workload, shared_devices
 
 RATES = (250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000)
 _STEP_S = 2.0

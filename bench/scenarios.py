@@ -15,7 +15,9 @@ from bench.campaign import Campaign, Samples
 from bench.contenders import FLOOR, PLAIN, TRACKER, tracker
 from bench.report import Figure, Sense, Verdict
 from bench.rising import most_sustained
-from bench.runs import Sample, Workload, one_each, run, run_connects, shared_devices
+from bench.runs import run, run_connects
+from bench.sample import Sample
+from bench.workload import Workload, one_each, shared_devices
 from tracker.settings import Settings
 
 Scenario = Callable[[Campaign], list[Figure]]
@@ -243,6 +245,12 @@ def idle_connections(campaign: Campaign) -> list[Figure]:
             sense=Sense.AT_LEAST,
             must=1000,
             aim=2500,
+        ),
+        Figure(
+            scenario=name,
+            name="cut",
+            measured=ours.worst(lambda sample: sample.cut),
+            must=0,
         ),
     ]
 

@@ -343,7 +343,13 @@ def test_the_times_that_the_kernel_tells() -> None:
     text = "cpu  100 50 250 400 100 10 90 20 0 0\ncpu0 1 2 3 4 5 6 7 8\nintr 5\n"
     times = parse_core_times(text)
     assert times == {"cpu": CoreTimes(4, 1, 5, 0.2), "cpu0": CoreTimes(0.06, 0.13, 0.09, 0.08)}
-    assert times["cpu"].total == 10.2
+    later = parse_core_times("cpu  200 50 250 500 100 10 90 220 0 0\n")["cpu"]
+    assert later.since(times["cpu"]) == CoreTimes(1, 0, 1, 2)
+    assert (later.since(times["cpu"]).busy_part, later.since(times["cpu"]).steal_part) == (
+        0.75,
+        0.5,
+    )
+    assert later.since(later).steal_part == 0
 
 
 # -- the publisher
