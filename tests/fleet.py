@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import msgspec
 import trio
@@ -22,8 +21,11 @@ DEADLINE_S = 20.0
 class Fleet:
     """A running gateway, and a device that can publish to its broker."""
 
-    def __init__(self, gateway: Gateway, device: Client, *, root_path: str) -> None:
+    def __init__(
+        self, gateway: Gateway, device: Client, stopped: trio.Event, *, root_path: str
+    ) -> None:
         self.gateway = gateway
+        self._stopped = stopped
         self._root_path = root_path
         self._device = device
         self._published = 0
@@ -88,6 +90,11 @@ class Fleet:
                 return float(line.removeprefix(f"{name} "))
         raise KeyError(name)
 
+    async def wait_stopped(self) -> None:
+        """Wait until the gateway has ended in order, after `gateway.stop()`."""
+        with trio.fail_after(DEADLINE_S):
+            await self._stopped.wait()
+
     async def wait_unsubscribed(self) -> None:
         """Wait until there is no subscription left."""
 
@@ -136,6 +143,13 @@ async def _wait(is_so: Callable[[], Awaitable[bool]]) -> None:
             await trio.sleep(0.002)
 
 
+async def _serve(
+    settings: Settings, stopped: trio.Event, *, task_status: trio.TaskStatus[Gateway]
+) -> None:
+    await serve_gateway(settings, task_status=task_status)
+    stopped.set()
+
+
 @asynccontextmanager
 async def open_fleet(
     broker: Mosquitto,
@@ -143,20 +157,22 @@ async def open_fleet(
     stream: StreamSettings | None = None,
     api: ApiSettings | None = None,
     http: HttpSettings | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Fleet]:
-    """A gateway on a free port, ready, until the block ends; then it ends at once."""
+    """A gateway, on a free port by default, ready, until the block ends; then it ends at once."""
     settings = Settings(
         mqtt=MqttSettings(url=broker.url),
         stream=stream or StreamSettings(drain_s=0.1),
-        http=msgspec.structs.replace(http or HttpSettings(), bind=("127.0.0.1:0",)),
+        http=msgspec.structs.replace(http or HttpSettings(), bind=(f"127.0.0.1:{port}",)),
         api=api or ApiSettings(ready_grace_s=0.01),
     )
     async with (
         trio.open_nursery() as nursery,
         Client("127.0.0.1", broker.port) as device,
     ):
-        gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
-        fleet = Fleet(gateway, device, root_path=settings.http.root_path)
+        stopped = trio.Event()
+        gateway: Gateway = await nursery.start(_serve, settings, stopped)
+        fleet = Fleet(gateway, device, stopped, root_path=settings.http.root_path)
         await fleet.wait_ready()
         try:
             yield fleet

@@ -44,6 +44,8 @@ RUN_BY = {
     "Behind a proxy/nginx": "test_nginx",
 }
 
+pytestmark = pytest.mark.mosquitto
+
 
 def test_every_fence_is_run() -> None:
     assert set(README.fences) == set(RUN_BY)
@@ -100,6 +102,8 @@ async def _output(command: list[str]) -> bytes:
     return bytes(process.stdout)
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 async def test_javascript(broker: Mosquitto) -> None:
     script = README.fence("The contract on one screen/js")
     vessel, bus = re.findall(r"device_ids=(\w+),(\w+)", script)[0]

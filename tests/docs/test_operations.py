@@ -47,6 +47,8 @@ RUN_BY = {
     "The log/json": "test_log_formats",
 }
 
+pytestmark = pytest.mark.mosquitto
+
 
 def test_every_fence_is_run() -> None:
     assert set(OPERATIONS.fences) == set(RUN_BY)
@@ -351,7 +353,6 @@ def test_compose() -> None:
     assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s["ports"])
 
 
-@pytest.mark.mosquitto
 async def test_compose_commands(tmp_path: Path) -> None:
     """The shown message reaches a client, through a mosquitto with the shown configuration."""
     up, publish = map(shlex.split, OPERATIONS.fence("Containers/sh").splitlines())
@@ -373,7 +374,6 @@ async def test_compose_commands(tmp_path: Path) -> None:
             assert b'"DEVICE_ID":"1"' in await peer.read_chunk()
 
 
-@pytest.mark.mosquitto
 @pytest.mark.nginx
 async def test_nginx(tmp_path: Path, broker: Mosquitto) -> None:
     """TLS, HTTP/2, a path of its own, and a dead gateway beside the one that lives."""
