@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 from collections.abc import Iterable
 
@@ -14,23 +14,25 @@ def dotted_names(spans: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(span for span in spans if _DOTTED.fullmatch(span)))
 
 
-def look_up(name: str) -> object:
-    """What a dotted name means: a module, or what is in one, or a method of a class in one.
+def look_up(name: str) -> None:
+    """Look for a module, for what is in one, or for a method of a class in one.
 
-    An attribute that only instances have counts when its class names it, in `__slots__` or in
-    an annotation.
+    A module that is named itself is not imported: some do something then.
     Raises: LookupError that says how far the name leads.
     """
+    if _is_module(name):
+        return
     parts = name.split(".")
-    found: object = None
-    for size in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(parts[:size]))
-        except ModuleNotFoundError:
-            continue
-        for at, part in enumerate(parts[size:], size):
-            if not hasattr(found, part):
-                raise LookupError(f"{name}: nothing called {part!r} in {'.'.join(parts[:at])}")
-            found = getattr(found, part)
-        return found
-    raise LookupError(name)
+    size = next(size for size in range(len(parts), 0, -1) if _is_module(".".join(parts[:size])))
+    found: object = importlib.import_module(".".join(parts[:size]))
+    for at, part in enumerate(parts[size:], size):
+        if not hasattr(found, part):
+            raise LookupError(f"{name}: nothing called {part!r} in {'.'.join(parts[:at])}")
+        found = getattr(found, part)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what stands before the last dot is no package
+        return False
