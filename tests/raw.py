@@ -1,0 +1,238 @@
+"""Clients of the wire contract that know nothing but sockets, and the bytes they expect.
+
+Written from the RFCs alone, without the gateway's own encoders: a mistake there is found here.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from types import TracebackType
+from typing import Self
+
+DEADLINE_S = 20.0
+
+STREAM = "/api/v1/stream"
+
+#: RFC 6455 §1.3: the example's key, and the answer to it.
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+HANDSHAKE = (
+    "Connection: Upgrade\r\n"
+    "Upgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Key: {KEY}\r\n"
+)
+
+TEXT = 0x81
+CLOSE = 0x88
+PING = 0x89
+
+
+class Wire:
+    """One TCP connection to a port of 127.0.0.1, in bytes; each call has an absolute deadline.
+
+    `receive_buffer_bytes`: how much the kernel takes for a client that does not read;
+    `trust`: speak TLS, with this context.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        receive_buffer_bytes: int | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._socket = socket.socket()
+        self._buffer = bytearray()
+        self._is_over = False
+        self._start()
+        if receive_buffer_bytes is not None:
+            # before the connect, or the window that was offered is larger
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        self._socket.settimeout(DEADLINE_S)
+        try:
+            self._socket.connect(("127.0.0.1", port))
+            if trust is not None:
+                self._socket = trust.wrap_socket(self._socket, server_hostname="127.0.0.1")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        self._socket.sendall(data)
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes. Raises: AssertionError, with what came, at the stream's end."""
+        self._start()
+        while len(self._buffer) < size:
+            self._receive()
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+    def read_until(self, end: bytes) -> bytes:
+        """What comes until `end`, which is included. Raises: like `read`."""
+        self._start()
+        while (at := self._buffer.find(end)) < 0:
+            self._receive()
+        return self.read(at + len(end))
+
+    def read_to_end(self) -> bytes:
+        """What comes until the peer's end of the stream, or its reset."""
+        self._start()
+        while self._take():
+            pass
+        return self.read(len(self._buffer))
+
+    def _start(self) -> None:
+        self._deadline = time.monotonic() + DEADLINE_S
+
+    def _receive(self) -> None:
+        assert self._take(), f"the stream ended after {bytes(self._buffer)!r}"
+
+    def _take(self) -> bool:
+        """Take in what comes next; False at the end."""
+        self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
+        try:
+            data = self._socket.recv(65536)
+        except TimeoutError:
+            raise AssertionError(
+                f"nothing more within {DEADLINE_S:g} s after {bytes(self._buffer)!r}"
+            ) from None
+        except ConnectionResetError:
+            return False
+        self._buffer += self._unwrap(data)
+        return bool(data) and not self._is_over
+
+    def _unwrap(self, data: bytes) -> bytes:
+        """The stream's own bytes in what the socket received."""
+        return data
+
+    def read_frame(self) -> tuple[int, bytes]:
+        """One unmasked frame: its first byte, and its payload. RFC 6455 §5.2."""
+        first, size = self.read(2)
+        if size == 126:
+            size = int.from_bytes(self.read(2), "big")
+        elif size == 127:
+            size = int.from_bytes(self.read(8), "big")
+        return first, self.read(size)
+
+    def read_event(self) -> bytes:
+        """One bare SSE event, with the empty line that ends it."""
+        return self.read_until(b"\n\n")
+
+    def read_chunk(self) -> bytes:
+        """The body of one HTTP/1.1 chunk; empty at the end of the response."""
+        size = int(self.read_until(b"\r\n"), 16)
+        body = self.read(size)
+        assert self.read(2) == b"\r\n"
+        return body
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent (FIN)."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Close with a reset (RST)."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def close(self) -> None:
+        """Close. Idempotent."""
+        self._socket.close()
+
+
+def handshake_request(query: str) -> bytes:
+    """A WebSocket handshake for the stream, `query` with its question mark."""
+    return f"GET {STREAM}{query} HTTP/1.1\r\nHost: localhost\r\n{HANDSHAKE}\r\n".encode()
+
+
+def sse_request(query: str, *, version: str = "1.1", method: str = "GET") -> bytes:
+    """A plain request for the stream, as an `EventSource` or a proxy sends it."""
+    return f"{method} {STREAM}{query} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode()
+
+
+def open_websocket(port: int, query: str, *, receive_buffer_bytes: int | None = None) -> Wire:
+    """A WebSocket to the stream, its 101 read and checked."""
+    wire = Wire(port, receive_buffer_bytes=receive_buffer_bytes)
+    wire.send(handshake_request(query))
+    status, headers = read_head(wire)
+    assert (status, headers["sec-websocket-accept"]) == ("HTTP/1.1 101", ACCEPT)
+    return wire
+
+
+def open_sse(
+    port: int, query: str, *, version: str = "1.1", receive_buffer_bytes: int | None = None
+) -> Wire:
+    """An SSE stream, its headers read and checked."""
+    wire = Wire(port, receive_buffer_bytes=receive_buffer_bytes)
+    wire.send(sse_request(query, version=version))
+    status, headers = read_head(wire)
+    assert (status, headers["content-type"]) == ("HTTP/1.1 200", "text/event-stream")
+    return wire
+
+
+def read_head(wire: Wire) -> tuple[str, dict[str, str]]:
+    """The status line without its reason, and the headers by lower-case name."""
+    return parse_head(wire.read_until(b"\r\n\r\n"))
+
+
+def parse_head(head: bytes) -> tuple[str, dict[str, str]]:
+    """Like `read_head`, of bytes that were read. No header may stand twice."""
+    status, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
+    fields = [line.split(": ", 1) for line in lines]
+    headers = {name.lower(): value for name, value in fields}
+    assert len(headers) == len(fields), f"a header stands twice in {head!r}"
+    return " ".join(status.split(" ")[:2]), headers
+
+
+def text_frame(text: bytes) -> bytes:
+    """The frame in which a server sends a text message. RFC 6455 §5.2."""
+    size = len(text)
+    if size < 126:
+        return struct.pack("!BB", TEXT, size) + text
+    if size < 1 << 16:
+        return struct.pack("!BBH", TEXT, 126, size) + text
+    return struct.pack("!BBQ", TEXT, 127, size) + text
+
+
+def masked_frame(first: int, payload: bytes) -> bytes:
+    """A short frame as a client sends it, with a mask of zeros. RFC 6455 §5.3."""
+    assert len(payload) < 126
+    return struct.pack("!BBI", first, 0x80 | len(payload), 0) + payload
+
+
+def close_frame(code: int) -> bytes:
+    """The Close frame with which a server ends a WebSocket. RFC 6455 §5.5.1."""
+    return struct.pack("!BBH", CLOSE, 2, code)
+
+
+def message_text(data: bytes) -> bytes:
+    """PROTOCOL A2: the WebSocket text message around one JSON value."""
+    return b'{"event":"message","data":' + data + b"}"
+
+
+def message_event(data: bytes) -> bytes:
+    """PROTOCOL A2: the SSE event around one JSON value."""
+    return b"event: message\ndata: " + data + b"\n\n"
+
+
+def chunk(body: bytes) -> bytes:
+    """One HTTP/1.1 chunk. RFC 9112 §7.1."""
+    return f"{len(body):x}\r\n".encode() + body + b"\r\n"

@@ -1,0 +1,1050 @@
+"""PROTOCOL part A against a running `tracker serve` and a real mosquitto, bytes compared.
+
+A test's name begins with the section that it holds the gateway to. Everything is read from
+raw sockets, up to a last message that closes the list: what must not come would stand before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.http2 import Http2Wire
+from tests.mosquitto import Mosquitto
+from tests.publisher import Publisher
+from tests.raw import (
+    ACCEPT,
+    CLOSE,
+    STREAM,
+    TEXT,
+    Wire,
+    chunk,
+    close_frame,
+    handshake_request,
+    masked_frame,
+    message_event,
+    message_text,
+    open_sse,
+    open_websocket,
+    parse_head,
+    read_head,
+    sse_request,
+    text_frame,
+)
+from tests.serving import Serving, Statistics, wait_until
+from tracker.settings import Settings
+
+pytestmark = pytest.mark.mosquitto
+
+TOPIC = "trackers/some/device"
+PING = b'{"event":"ping","data":{"type":"keep-alive"}}'
+NO_IDS = (
+    b'{"event":"error","data":{"message":'
+    b'"Debe especificar al menos un device_id en los query params"}}'
+)
+STARTED = "✅ MQTT → WebSocket Broker bridge iniciado"
+WARNING = re.compile(
+    r"Cola llena para device_id (\S+)\. Aplicando backpressure \(mensaje descartado\)"
+    r"(?: \((\d+) desde el último aviso\))?"
+)
+# Neither a ping nor a heartbeat may come between what a test compares.
+QUIET = {"TRACKER_STREAM__PING_S": "1000", "TRACKER_STREAM__HEARTBEAT_S": "1000"}
+# The characters of a log line may not depend on what the terminal is said to show.
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+AT_ONCE = {"TRACKER_MQTT__RECONNECT_MIN_S": "0.01"}
+# With such a buffer the kernel soon refuses bytes for a client that does not read.
+SMALL_BUFFER_BYTES = 4096
+
+StartGateway = Callable[..., Serving]
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """A way to open the stream, and how one data message looks on it."""
+
+    open: Callable[..., Wire]
+    message: Callable[[bytes], bytes]
+
+
+WEBSOCKET = Client(open_websocket, lambda data: text_frame(message_text(data)))
+SSE = Client(open_sse, lambda data: chunk(message_event(data)))
+SSE_HTTP10 = Client(partial(open_sse, version="1.0"), message_event)
+
+on_each_transport = pytest.mark.parametrize(
+    "client", [WEBSOCKET, SSE, SSE_HTTP10], ids=["websocket", "sse", "sse-http1.0"]
+)
+
+
+@pytest.fixture(scope="module")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(
+    mosquitto: Mosquitto, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    with Serving(tmp_path_factory.mktemp("gateway"), mosquitto.url, environment=QUIET) as gateway:
+        gateway.wait_ready()
+        wait_past_first_pings(gateway, clients=4)
+        yield gateway
+
+
+def wait_past_first_pings(gateway: Serving, clients: int) -> None:
+    """However long the period, the ticker's first ticks, 0.1 s apart, are those of the second
+    stream and of the ones after it."""
+    if clients > 1:
+        age_s = 0.1 * (clients + 1)
+        wait_until(lambda: time.monotonic() > gateway.listening_since_s + age_s, "its age")
+
+
+@pytest.fixture
+def gateway(shared_gateway: Serving) -> Serving:
+    """A gateway without clients that others have used before."""
+    shared_gateway.wait_subscribers(0)
+    return shared_gateway
+
+
+@pytest.fixture
+def start_gateway(mosquitto: Mosquitto, tmp_path: Path) -> Iterator[StartGateway]:
+    """Start gateways of one's own, for so many clients; they end with the test."""
+    with contextlib.ExitStack() as gateways:
+
+        def start(*flags: str, clients: int = 1, **environment: str) -> Serving:
+            gateway = Serving(tmp_path, mosquitto.url, *flags, environment=QUIET | environment)
+            gateways.enter_context(gateway).wait_ready()
+            wait_past_first_pings(gateway, clients)
+            return gateway
+
+        yield start
+
+
+@pytest.fixture
+def device(mosquitto: Mosquitto) -> Iterator[Publisher]:
+    with Publisher(mosquitto.port) as publisher:
+        yield publisher
+
+
+def nested(device_id: str, **fields: object) -> bytes:
+    """A payload of the usual shape."""
+    payload = {"timestamp": "2024-12-11T10:30:00Z", "data": {"DEVICE_ID": device_id, **fields}}
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def numbered(device_id: str, count: int, *, padding_bytes: int = 0) -> list[bytes]:
+    """So many payloads, each with its number `N`, and with padding."""
+    return [nested(device_id, N=n, PAD="x" * padding_bytes) for n in range(count)]
+
+
+def number_of(data: bytes) -> int:
+    """The number of a message of `numbered`."""
+    number = json.loads(data)["data"]["N"]
+    assert isinstance(number, int)
+    return number
+
+
+def data_of(frame: tuple[int, bytes]) -> bytes:
+    """The JSON value of a data message in a frame; the envelope is compared."""
+    first, text = frame
+    data = text.removeprefix(b'{"event":"message","data":').removesuffix(b"}")
+    assert (first, text) == (TEXT, message_text(data))
+    return data
+
+
+def assert_read(wire: Wire, expected: bytes) -> None:
+    """The next bytes are these."""
+    assert wire.read(len(expected)) == expected
+
+
+def dropped_by_reason(gateway: Serving) -> dict[str, int]:
+    """How many messages were dropped, by reason."""
+    return {
+        reason: int(gateway.metric("tracker_messages_dropped_total", f'reason="{reason}"'))
+        for reason in ("buffer_full", "closed")
+    }
+
+
+# A1: one URL, two transports
+
+
+def test_a1_a_websocket_handshake_is_answered_with_a_websocket(gateway: Serving) -> None:
+    with Wire(gateway.port) as wire:
+        offer = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        wire.send(handshake_request("?device_ids=A1").removesuffix(b"\r\n") + offer)
+        status, headers = read_head(wire)
+        date = headers.pop("date")
+        assert status == "HTTP/1.1 101"
+        # neither an extension nor a subprotocol, neither a length nor a content type
+        assert headers == {
+            "upgrade": "WebSocket",
+            "connection": "Upgrade",
+            "sec-websocket-accept": ACCEPT,
+        }
+        assert date.endswith(" GMT")
+
+
+def test_a1_any_other_request_is_answered_with_server_sent_events(gateway: Serving) -> None:
+    with Wire(gateway.port) as wire:
+        wire.send(sse_request("?device_ids=A1"))
+        status, headers = read_head(wire)
+        del headers["date"]
+        assert status == "HTTP/1.1 200"
+        assert headers == {
+            "content-type": "text/event-stream",
+            "cache-control": "no-cache, no-transform",
+            "x-accel-buffering": "no",
+            "transfer-encoding": "chunked",
+        }
+
+
+def test_a1_head_answers_the_headers_of_the_stream_and_ends(gateway: Serving) -> None:
+    def head_of(request: bytes) -> tuple[str, dict[str, str]]:
+        with Wire(gateway.port) as wire:
+            wire.send(request)
+            status, headers = read_head(wire)
+            del headers["date"]
+            return status, headers
+
+    query = "?device_ids=A1"
+    expected = head_of(sse_request(query))
+    gateway.wait_subscribers(0)
+    assert head_of(sse_request(query, method="HEAD")) == expected
+    with Wire(gateway.port) as wire:
+        wire.send(sse_request(query, method="HEAD"))
+        wire.send(sse_request(query, method="HEAD", version="1.0"))
+        # The second answer stands right behind the first head: no body, no subscription.
+        read_head(wire)
+        status, headers = parse_head(wire.read_to_end())
+        assert (status, headers["content-type"]) == ("HTTP/1.1 200", "text/event-stream")
+    assert gateway.statistics().active_subscribers == 0
+
+
+def test_a1_an_http10_client_gets_bare_events_until_the_connection_ends(
+    start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway()
+    data = nested("http1.0")
+    with Wire(gateway.port) as wire:
+        wire.send(sse_request("?device_ids=http1.0", version="1.0"))
+        status, headers = read_head(wire)
+        del headers["date"]
+        assert status == "HTTP/1.1 200"
+        assert headers == {
+            "content-type": "text/event-stream",
+            "cache-control": "no-cache, no-transform",
+            "x-accel-buffering": "no",
+            "connection": "close",
+        }
+        gateway.wait_subscribers(1)
+        device.publish(TOPIC, data)
+        assert_read(wire, message_event(data))
+        gateway.ask_to_stop()
+        goodbye = re.fullmatch(
+            rb"retry: (\d+)\nevent: reconnect\n"
+            rb'data: \{"after_ms":(\d+),"reason":"shutdown"\}\n\n',
+            wire.read_to_end(),
+        )
+        assert goodbye is not None
+        assert goodbye[1] == goodbye[2]
+    assert gateway.wait_stopped() == 0
+
+
+@on_each_transport
+def test_a1_device_ids_are_merged_trimmed_and_folded(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    query = "?device_ids=A,%20B%20,,A,%20&x=1&device_ids=&device_ids=C,B%09,%C3%B1"
+    with client.open(gateway.port, query) as wire:
+        gateway.wait_subscribers(4)
+        assert gateway.statistics().devices_being_monitored == 4
+        wanted = [nested(name) for name in ("A", "B", "C", "ñ", "A")]
+        others = [nested(name) for name in ("D", "a", " A", "A,B", "*", "%C3%B1")]
+        for payload in (*others, *wanted):
+            device.publish(TOPIC, payload)
+        assert_read(wire, b"".join(map(client.message, wanted)))
+
+
+def test_a1_the_topic_says_nothing_about_the_device(gateway: Serving, device: Publisher) -> None:
+    with open_websocket(gateway.port, "?device_ids=in-payload") as wire:
+        gateway.wait_subscribers(1)
+        device.publish("trackers/in-payload", nested("another"))
+        device.publish("elsewhere/in-payload", nested("in-payload", N=1))
+        device.publish("trackers/another", nested("in-payload", N=2))
+        assert_read(wire, WEBSOCKET.message(nested("in-payload", N=2)))
+
+
+def test_a1_both_transports_over_http2(
+    mosquitto: Mosquitto, device: Publisher, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    environment = QUIET | {
+        "TRACKER_HTTP__CERTFILE": str(tmp_path / "server.pem"),
+        "TRACKER_HTTP__KEYFILE": str(tmp_path / "server.key"),
+    }
+
+    def trust() -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    data = nested("A", N="ñ")
+    with Serving(tmp_path, mosquitto.url, environment=environment, trust=trust()) as gateway:
+        gateway.wait_ready()
+        with (
+            Http2Wire(gateway.port, "?device_ids=A,B", trust(), websocket=True) as websocket,
+            Http2Wire(gateway.port, "?device_ids=A,B", trust(), websocket=False) as sse,
+            Http2Wire(gateway.port, "", trust(), websocket=True) as refused,
+            Http2Wire(gateway.port, "", trust(), websocket=False) as rejected,
+        ):
+            gateway.wait_subscribers(4)
+            device.publish(TOPIC, data)
+            assert websocket.headers[":status"] == "200"
+            assert "sec-websocket-extensions" not in websocket.headers
+            assert_read(websocket, text_frame(message_text(data)))
+            assert (sse.headers[":status"], sse.headers["content-type"]) == (
+                "200",
+                "text/event-stream",
+            )
+            assert_read(sse, message_event(data))
+            assert refused.headers[":status"] == "200"
+            assert_read(refused, text_frame(NO_IDS) + close_frame(1008))
+            assert (rejected.headers[":status"], rejected.headers["content-type"]) == (
+                "400",
+                "application/json",
+            )
+            assert rejected.read_to_end() == NO_IDS
+        gateway.wait_subscribers(0)
+
+
+# A2: messages
+
+DEVICE = "0848086072"
+AS_SENT = [
+    # as the documentation shows it
+    b'{"timestamp":"2024-12-11T10:30:00Z","data":{"DEVICE_ID":"0848086072","LAT":-33.4567,'
+    b'"LON":-70.6789,"SPEED":45}}',
+    # numbers that no float holds
+    b'{"timestamp":"t","data":{"DEVICE_ID":"0848086072","A":123456789012345678901234567890,'
+    b'"B":1.10,"C":-0.0,"D":1E+400,"E":0.1000000000000000055511151231257827,"F":1e-7}}',
+    # the order of the keys, unknown and repeated ones
+    b'{"z":[],"data":{"Z":null,"DEVICE_ID":"0848086072","A":true,"Z":{"b":1,"a":[2,[]]}},'
+    b'"timestamp":"t","a":0}',
+    # the device's own spaces, escapes and letters
+    b' {"timestamp" : "\\u00f1\\/\\n" ,\t"data":{ "DEVICE_ID":"0848086072", "N":"\xc3\xb1 \xf0\x9f'
+    b'\x98\x80 \xe2\x80\xa8 <b>&amp;"}} ',
+    # an escaped id is the same device
+    b'{"timestamp":"t","data":{"DEVICE_ID":"\\u0030848086072"}}',
+    # a timestamp is the device's own, whatever it is
+    b'{"timestamp":1733913000.250,"data":{"DEVICE_ID":"0848086072"}}',
+    b'{"timestamp":null,"data":{"DEVICE_ID":"0848086072"}}',
+    b'{"data":{"DEVICE_ID":"0848086072"},"timestamp":{}}',
+]
+
+
+@on_each_transport
+def test_a2_fields_and_numbers_reach_the_client_byte_for_byte(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    with client.open(gateway.port, f"?device_ids={DEVICE}") as wire:
+        gateway.wait_subscribers(1)
+        for payload in AS_SENT:
+            device.publish(TOPIC, payload)
+        assert_read(wire, b"".join(map(client.message, AS_SENT)))
+
+
+@on_each_transport
+def test_a2_a_large_payload_reaches_the_client_byte_for_byte(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    sizes = (125 - 27, 126 - 27, 1000, 65535 - 27, 65536)
+    padding = [size - len(nested(DEVICE, PAD="")) for size in sizes]
+    payloads = [nested(DEVICE, PAD="x" * count) for count in padding]
+    assert [len(payload) for payload in payloads] == list(sizes)
+    with client.open(gateway.port, f"?device_ids={DEVICE}") as wire:
+        gateway.wait_subscribers(1)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+            assert_read(wire, client.message(payload))
+
+
+@on_each_transport
+def test_a2_only_line_breaks_of_a_pretty_printed_payload_are_compacted_away(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    pretty = json.dumps(json.loads(AS_SENT[0]), indent=2).encode()
+    payloads = [pretty, pretty.replace(b"\n", b"\r\n"), b"\r" + pretty + b"\n\n"]
+    expected = pretty.replace(b"\n", b"")
+    assert b'{  "timestamp": "2024' in expected
+    with client.open(gateway.port, f"?device_ids={DEVICE}") as wire:
+        gateway.wait_subscribers(1)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        assert_read(wire, client.message(expected) * 3)
+
+
+@on_each_transport
+def test_a2_what_lacks_a_timestamp_gets_one(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    payloads = {
+        # flat: wrapped
+        b'{"DEVICE_ID":"0848086072","SPEED":1.10}': (
+            b'{"timestamp":"%b","data":{"DEVICE_ID":"0848086072","SPEED":1.10}}'
+        ),
+        b' {"A":1 , "DEVICE_ID":848086072,"timestamp":"its own"}\n': (
+            b'{"timestamp":"%b","data":{"A":1 , "DEVICE_ID":848086072,"timestamp":"its own"}}'
+        ),
+        # `data` without an id: still a flat one
+        b'{"data":{"LAT":1},"DEVICE_ID":"0848086072"}': (
+            b'{"timestamp":"%b","data":{"data":{"LAT":1},"DEVICE_ID":"0848086072"}}'
+        ),
+        b'{"data":"none","DEVICE_ID":"0848086072"}': (
+            b'{"timestamp":"%b","data":{"data":"none","DEVICE_ID":"0848086072"}}'
+        ),
+        # nested: one in front
+        b'{"data":{"DEVICE_ID":"0848086072"},"k":1}': (
+            b'{"timestamp":"%b","data":{"DEVICE_ID":"0848086072"},"k":1}'
+        ),
+        b'\r\n{ "k":1,"data":{"DEVICE_ID":"0848086072"}}': (
+            b'{"timestamp":"%b", "k":1,"data":{"DEVICE_ID":"0848086072"}}'
+        ),
+    }
+    stamp = b"2024-12-11T10:30:00.123Z"
+    with client.open(gateway.port, f"?device_ids={DEVICE},848086072") as wire:
+        gateway.wait_subscribers(2)
+        for payload, template in payloads.items():
+            # Rounded down, like the timestamp.
+            before = datetime.now(UTC) - timedelta(milliseconds=1)
+            device.publish(TOPIC, payload)
+            received = wire.read(len(client.message(template % stamp)))
+            after = datetime.now(UTC)
+            found = re.search(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"', received)
+            assert found is not None
+            assert received == client.message(template % found[1])
+            assert before <= datetime.fromisoformat(found[1].decode()) <= after
+
+
+def test_a2_the_nested_id_wins(gateway: Serving, device: Publisher) -> None:
+    payload = b'{"DEVICE_ID":"flat","timestamp":"t","data":{"DEVICE_ID":"nested"}}'
+    with (
+        open_websocket(gateway.port, "?device_ids=flat") as flat,
+        open_websocket(gateway.port, "?device_ids=nested") as wire,
+    ):
+        gateway.wait_subscribers(2)
+        device.publish(TOPIC, payload)
+        device.publish(TOPIC, nested("flat"))
+        assert_read(wire, WEBSOCKET.message(payload))
+        assert_read(flat, WEBSOCKET.message(nested("flat")))
+
+
+@on_each_transport
+def test_a2_an_integer_id_is_the_same_device(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    payloads = [
+        b'{"timestamp":"t","data":{"DEVICE_ID":848}}',
+        b'{"timestamp":"t","data":{"DEVICE_ID":"848"}}',
+        b'{"timestamp":"t","data":{"DEVICE_ID":-5}}',
+        b'{"timestamp":"t","data":{"DEVICE_ID":123456789012345678901234567890}}',
+    ]
+    others = [
+        b'{"timestamp":"t","data":{"DEVICE_ID":8480}}',
+        b'{"timestamp":"t","data":{"DEVICE_ID":"0848"}}',
+    ]
+    query = "?device_ids=848,-5,123456789012345678901234567890"
+    with client.open(gateway.port, query) as wire:
+        gateway.wait_subscribers(3)
+        for payload in (*others, *payloads):
+            device.publish(TOPIC, payload)
+        assert_read(wire, b"".join(map(client.message, payloads)))
+
+
+MALFORMED = {
+    b"": "empty",
+    b" \n": "empty",
+    b"{": "bad_json",
+    b"nonsense": "bad_json",
+    b'{"timestamp":"t","data":{"DEVICE_ID":"bad"}} x': "bad_json",
+    b'{"timestamp":"t","data":{"DEVICE_ID":"bad","N":"\xff"}}': "bad_utf8",
+    b'{"timestamp":"t","data":{"DEVICE_ID":"bad","N":' + b"[" * 10_000 + b"]" * 10_000 + b"}}": (
+        "too_deep"
+    ),
+    b'[{"DEVICE_ID":"bad"}]': "not_an_object",
+    b'"bad"': "not_an_object",
+    b'{"timestamp":"t","data":{"device_id":"bad"}}': "no_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":true}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":848.0}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":null}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":["bad"]}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":""}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":"bad\\n"}}': "bad_device_id",
+    b'{"timestamp":"t","data":{"DEVICE_ID":"bad\\u0085"}}': "bad_device_id",
+    nested("x" * 129): "bad_device_id",
+    nested("bad", PAD="x" * 65536): "too_large",
+}
+
+
+@on_each_transport
+def test_a2_what_is_malformed_is_counted_and_sent_to_nobody(
+    client: Client, gateway: Serving, device: Publisher
+) -> None:
+    longest = nested("x" * 128)
+    before, processed = gateway.metrics(), gateway.statistics().total_messages_processed
+    ids = ["bad", "True", "true", "848.0", "848", "None", "null", "x" * 128]
+    with client.open(gateway.port, f"?device_ids={','.join(ids)}") as wire:
+        gateway.wait_subscribers(len(ids))
+        for payload in MALFORMED:
+            device.publish(TOPIC, payload)
+        device.publish(TOPIC, longest)
+        assert_read(wire, client.message(longest))
+    name, after = "tracker_mqtt_malformed_total", gateway.metrics()
+    reasons = list(MALFORMED.values())
+    labels = {reason: f'reason="{reason}"' for reason in reasons}
+    assert {
+        reason: after[name, label] - before[name, label] for reason, label in labels.items()
+    } == {reason: reasons.count(reason) for reason in labels}
+    assert gateway.statistics().total_messages_processed == processed + 1
+
+
+@on_each_transport
+def test_a2_the_keep_alive_ping(client: Client, start_gateway: StartGateway) -> None:
+    gateway = start_gateway(TRACKER_STREAM__PING_S="0.3")
+    ping = {
+        WEBSOCKET: text_frame(PING),
+        SSE: chunk(b'event: ping\ndata: {"type":"keep-alive"}\n\n'),
+        SSE_HTTP10: b'event: ping\ndata: {"type":"keep-alive"}\n\n',
+    }[client]
+    with client.open(gateway.port, "?device_ids=A") as wire:
+        assert_read(wire, ping * 2)
+    assert Settings().stream.ping_s == 60
+
+
+@on_each_transport
+def test_a2_what_the_broker_retained_is_old_news(
+    client: Client, start_gateway: StartGateway, mosquitto: Mosquitto, device: Publisher
+) -> None:
+    kept, live = nested("kept", N=1), nested("kept", N=2)
+    device.publish("trackers/kept", kept, retain=True)
+    device.flush()
+    try:
+        gateway = start_gateway(TRACKER_API__DEVICES="true")
+        gateway.wait_until(
+            lambda: gateway.metric("tracker_mqtt_retained_total") == 1, "one retained message"
+        )
+        assert gateway.statistics() == Statistics(0, 0, 0)
+        # It seeds the last known value ...
+        status, body = gateway.get("/api/v1/devices")
+        assert (status, [one["device_id"] for one in json.loads(body)["devices"]]) == (
+            200,
+            ["kept"],
+        )
+        with client.open(gateway.port, "?device_ids=kept") as wire:
+            gateway.wait_subscribers(1)
+            # ... and is not sent to whoever subscribes. What is published now is new, though
+            # the broker will keep that too.
+            device.publish("trackers/kept", live, retain=True)
+            device.publish(TOPIC, kept)
+            assert_read(wire, client.message(live) + client.message(kept))
+        assert gateway.statistics().total_messages_processed == 2
+    finally:
+        device.publish("trackers/kept", b"", retain=True)
+        device.flush()
+
+
+@pytest.mark.slow
+def test_a2_retained_messages_handed_over_again_are_still_old_news(
+    tmp_path: Path,
+) -> None:
+    """A broker that keeps them over a restart hands them over at every subscription."""
+    store = f"persistence true\npersistence_location {tmp_path}/\nautosave_interval 1"
+    kept, live = nested("kept", N=1), nested("kept", N=2)
+    with Mosquitto(tmp_path, extra=store) as broker:
+        with Publisher(broker.port) as device:
+            device.publish("trackers/kept", kept, retain=True)
+            device.flush()
+        with Serving(tmp_path, broker.url, environment=QUIET | AT_ONCE) as gateway:
+            gateway.wait_ready()
+            with open_websocket(gateway.port, "?device_ids=kept") as wire:
+                gateway.wait_subscribers(1)
+                broker.stop()  # in order, so that it saves
+                broker.start()
+                gateway.wait_until(
+                    lambda: gateway.metric("tracker_mqtt_retained_total") == 2,
+                    "the retained message a second time",
+                )
+                with Publisher(broker.port) as device:
+                    device.publish(TOPIC, live)
+                assert_read(wire, WEBSOCKET.message(live))
+            assert gateway.statistics().total_messages_processed == 1
+
+
+# A3: errors
+
+WITHOUT_IDS = ["", "?", "?device_ids", "?device_ids=", "?device_ids=,%20,&device_ids=%09", "?id=A"]
+
+
+@pytest.mark.parametrize("query", WITHOUT_IDS)
+def test_a3_a_websocket_without_ids_is_told_and_closed_with_1008(
+    query: str, gateway: Serving
+) -> None:
+    with Wire(gateway.port) as wire:
+        wire.send(handshake_request(query))
+        status, headers = read_head(wire)
+        assert (status, headers["sec-websocket-accept"]) == ("HTTP/1.1 101", ACCEPT)
+        assert_read(wire, text_frame(NO_IDS) + close_frame(1008))
+        wire.send(masked_frame(CLOSE, (1008).to_bytes(2, "big")))
+        assert wire.read_to_end() == b""
+    assert gateway.statistics().active_subscribers == 0
+
+
+@pytest.mark.parametrize("query", WITHOUT_IDS)
+def test_a3_an_sse_request_without_ids_is_answered_with_400_and_the_envelope(
+    query: str, gateway: Serving
+) -> None:
+    with Wire(gateway.port) as wire:
+        wire.send(sse_request(query))
+        status, headers = read_head(wire)
+        del headers["date"]
+        assert status == "HTTP/1.1 400"
+        assert headers == {"content-type": "application/json", "content-length": "97"}
+        # The second answer stands right behind the first.
+        wire.send(sse_request(query, version="1.0"))
+        assert_read(wire, NO_IDS)
+        head, _, body = wire.read_to_end().partition(b"\r\n\r\n")
+        assert (parse_head(head)[0], body) == ("HTTP/1.1 400", NO_IDS)
+    assert gateway.statistics().active_subscribers == 0
+
+
+# A4: backpressure
+
+
+@on_each_transport
+def test_a4_in_a_clients_queue_wait_at_most_100_messages_of_a_device(
+    client: Client, start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway()
+    payloads = numbered("busy", 400, padding_bytes=1000)
+    last = nested("busy", N=400)
+    with client.open(
+        gateway.port, "?device_ids=busy,calm", receive_buffer_bytes=SMALL_BUFFER_BYTES
+    ) as wire:
+        gateway.wait_subscribers(2)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        gateway.wait_processed(400)
+        assert gateway.metric("tracker_messages_waiting") == 100
+        # The bound is each device's own: another one's message still has its place.
+        device.publish(TOPIC, nested("calm"))
+        gateway.wait_processed(401)
+        metrics = gateway.metrics()
+        assert metrics["tracker_messages_waiting", ""] == 101
+        dropped = dropped_by_reason(gateway)["buffer_full"]
+        assert dropped_by_reason(gateway) == {"buffer_full": dropped, "closed": 0}
+        assert metrics["tracker_messages_delivered_total", ""] + dropped + 101 == 401
+        # What was dropped is the new; what is left comes in publish order.
+        kept = payloads[: 400 - dropped]
+        assert_read(wire, b"".join(map(client.message, [*kept, nested("calm")])))
+        device.publish(TOPIC, last)
+        assert_read(wire, client.message(last))
+        assert dropped_by_reason(gateway)["buffer_full"] == dropped
+
+
+def test_a4_the_limit_of_100_is_a_setting(start_gateway: StartGateway, device: Publisher) -> None:
+    gateway = start_gateway(TRACKER_STREAM__BUFFER_MESSAGES="7")
+    with open_websocket(gateway.port, "?device_ids=busy", receive_buffer_bytes=SMALL_BUFFER_BYTES):
+        gateway.wait_subscribers(1)
+        for payload in numbered("busy", 300, padding_bytes=1000):
+            device.publish(TOPIC, payload)
+        gateway.wait_processed(300)
+        assert gateway.metric("tracker_messages_waiting") == 7
+
+
+def test_a4_in_a_clients_queue_waits_at_most_1_mib(
+    start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway()
+    ids = [f"d{n}" for n in range(40)]
+    payloads = [nested(device_id, PAD="x" * 60_000) for device_id in ids]
+    size = max(map(len, payloads))
+    with open_sse(
+        gateway.port, f"?device_ids={','.join(ids)}", receive_buffer_bytes=SMALL_BUFFER_BYTES
+    ) as wire:
+        gateway.wait_subscribers(40)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        gateway.wait_processed(40)
+        metrics = gateway.metrics()
+        waiting = int(metrics["tracker_messages_waiting", ""])
+        assert waiting == 1024 * 1024 // size
+        kept = waiting + int(metrics["tracker_messages_delivered_total", ""])
+        assert dropped_by_reason(gateway)["buffer_full"] == 40 - kept > 0
+        assert_read(wire, b"".join(map(SSE.message, payloads[:kept])))
+
+
+def test_a4_one_queue_in_publish_order_over_all_devices(
+    start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway()
+    turns = itertools.cycle(["A", "B", "A", "C"])
+    payloads = [nested(next(turns), N=n, PAD="x" * 1000) for n in range(600)]
+    with open_websocket(
+        gateway.port, "?device_ids=C,B,A", receive_buffer_bytes=SMALL_BUFFER_BYTES
+    ) as wire:
+        gateway.wait_subscribers(3)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        gateway.wait_processed(600)
+        dropped = dropped_by_reason(gateway)["buffer_full"]
+        # A's share is full long before C's.
+        received = [data_of(wire.read_frame()) for _ in range(600 - dropped)]
+        numbers = [number_of(data) for data in received]
+        assert received == [payloads[n] for n in numbers]
+        assert numbers == sorted(set(numbers))
+        assert 0 < dropped < 300
+
+
+@on_each_transport
+def test_a4_a_burst_of_5000_messages_loses_nothing(
+    client: Client, start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway()
+    payloads = numbered("burst", 5000)
+    with client.open(gateway.port, "?device_ids=burst") as wire:
+        gateway.wait_subscribers(1)
+        # The client takes what it is sent: whoever shares the processor, it comes first.
+        os.setpriority(os.PRIO_PROCESS, gateway.pid, 10)
+        gateway.pause()
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        device.flush()
+        gateway.resume()
+        assert_read(wire, b"".join(map(client.message, payloads)))
+    metrics = gateway.metrics()
+    # They came in batches that no queue would hold ...
+    batches = "tracker_mqtt_batch_messages_bucket"
+    assert metrics[batches, 'le="+Inf"'] > metrics[batches, 'le="100"']
+    # ... and none was dropped, none doubled.
+    assert metrics["tracker_messages_delivered_total", ""] == 5000
+    assert dropped_by_reason(gateway) == {"buffer_full": 0, "closed": 0}
+    assert gateway.lines("Cola llena") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a4_the_warning_tells_every_drop_once(
+    log_format: str, start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway("--log-format", log_format, clients=2, **C_LOCALE)
+    with (
+        open_websocket(gateway.port, "?device_ids=busy", receive_buffer_bytes=SMALL_BUFFER_BYTES),
+        open_websocket(gateway.port, "?device_ids=busy") as healthy,
+    ):
+        gateway.wait_subscribers(2)
+        for payload in numbered("busy", 300, padding_bytes=1000):
+            device.publish(TOPIC, payload)
+            healthy.read_frame()
+        dropped = dropped_by_reason(gateway)["buffer_full"]
+        gateway.wait_until(lambda: told(gateway, log_format)["busy"] == dropped, "all drops told")
+    assert 100 < dropped < 200
+    assert set(told(gateway, log_format)) == {"busy"}
+
+
+def told(gateway: Serving, log_format: str) -> dict[str, int]:
+    """How many drops of each device its warnings tell; their form is checked."""
+    drops: dict[str, int] = {"busy": 0}
+    for line in gateway.lines("Cola llena"):
+        if log_format == "json":
+            record = json.loads(line)
+            assert record["level"] == "warning"
+            message = record["message"]
+            assert f'"{message}"' in line  # these characters, not escapes
+        else:
+            found = re.fullmatch(r"\S+Z WARNING [\w.]+: (.*)", line)
+            assert found is not None
+            message = found[1]
+        warning = WARNING.fullmatch(message)
+        assert warning is not None, line
+        assert warning[2] is None or int(warning[2]) > 1
+        drops[warning[1]] = drops.get(warning[1], 0) + int(warning[2] or 1)
+    return drops
+
+
+@pytest.mark.slow
+def test_a4_the_warnings_are_at_most_one_a_second_for_a_device_and_20_in_all(
+    start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway(TRACKER_STREAM__BUFFER_MESSAGES="1")
+    ids = [f"d{n}" for n in range(50)]
+    with open_websocket(
+        gateway.port, f"?device_ids={','.join(ids)}", receive_buffer_bytes=SMALL_BUFFER_BYTES
+    ):
+        gateway.wait_subscribers(50)
+        begun_s = time.monotonic()
+        published = 0
+        while time.monotonic() < begun_s + 4:
+            for device_id in ids:
+                device.publish(TOPIC, nested(device_id, PAD="x" * 1000))
+            device.flush()
+            published += 50
+            time.sleep(0.02)
+        gateway.wait_processed(published)
+        lines = gateway.lines("Cola llena")
+        # Counted over the whole time, so a late line makes no difference.
+        seconds = int(time.monotonic() - begun_s) + 1
+        by_device = [sum(f"device_id {device_id}." in line for line in lines) for device_id in ids]
+        assert sum(by_device) == len(lines) <= 20 * seconds
+        assert max(by_device) <= seconds
+        # Nothing is lost by it: each device has its turn, and the sum is whole at last.
+        assert min(by_device) >= 1
+        dropped = dropped_by_reason(gateway)["buffer_full"]
+        gateway.wait_until(lambda: sum(told(gateway, "text").values()) == dropped, "all drops told")
+
+
+@pytest.mark.slow
+@on_each_transport
+def test_a4_a_slow_client_loses_messages_but_is_never_cut(
+    client: Client, start_gateway: StartGateway, device: Publisher
+) -> None:
+    stall_s = 2
+    gateway = start_gateway(TRACKER_STREAM__STALL_S=str(stall_s))
+    payloads = numbered("busy", 400, padding_bytes=1000)
+    with client.open(
+        gateway.port, "?device_ids=busy", receive_buffer_bytes=SMALL_BUFFER_BYTES
+    ) as wire:
+        gateway.wait_subscribers(1)
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        gateway.wait_processed(400)
+        dropped = dropped_by_reason(gateway)["buffer_full"]
+        assert dropped > 100
+        expected = b"".join(map(client.message, payloads[: 400 - dropped]))
+        # Read so that it takes three times as long as a stalled one would be given.
+        received, step = b"", len(expected) // 60
+        for _ in range(60):
+            received += wire.read(step)
+            time.sleep(stall_s * 3 / 60)
+        assert received + wire.read(len(expected) - len(received)) == expected
+        device.publish(TOPIC, nested("busy"))
+        assert_read(wire, client.message(nested("busy")))
+        assert gateway.metric("tracker_closed_total", 'reason="stalled"') == 0
+
+
+@pytest.mark.slow
+@on_each_transport
+def test_a4_a_stalled_client_is_closed_without_a_close_frame_and_counted(
+    client: Client, start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway(clients=2, TRACKER_STREAM__STALL_S="2")
+    payloads = numbered("busy", 400, padding_bytes=1000)
+    with (
+        client.open(
+            gateway.port, "?device_ids=busy", receive_buffer_bytes=SMALL_BUFFER_BYTES
+        ) as wire,
+        client.open(gateway.port, "?device_ids=busy") as healthy,
+    ):
+        gateway.wait_subscribers(2)
+        for at in range(0, 400, 40):
+            for payload in payloads[at : at + 40]:
+                device.publish(TOPIC, payload)
+            assert_read(healthy, b"".join(map(client.message, payloads[at : at + 40])))
+        gateway.wait_subscribers(1)
+        # Nothing but the beginning of what it was to be sent.
+        received = wire.read_to_end()
+        assert b"".join(map(client.message, payloads)).startswith(received)
+        metrics = gateway.metrics()
+        assert {
+            labels: value
+            for (name, labels), value in metrics.items()
+            if name == "tracker_closed_total" and value
+        } == {'reason="stalled"': 1}
+        # Every message to it is accounted for.
+        dropped = dropped_by_reason(gateway)
+        delivered = metrics["tracker_messages_delivered_total", ""]
+        assert delivered + dropped["buffer_full"] + dropped["closed"] == 2 * 400
+        assert dropped["closed"] == 100
+        # Its neighbour goes on.
+        device.publish(TOPIC, nested("busy"))
+        assert_read(healthy, client.message(nested("busy")))
+
+
+def test_a4_ten_seconds_are_the_default() -> None:
+    assert Settings().stream.stall_s == 10
+    assert (Settings().stream.buffer_messages, Settings().stream.buffer_bytes) == (100, 1024 * 1024)
+
+
+@pytest.mark.slow
+def test_a4_the_rude_slow_nobody(start_gateway: StartGateway, device: Publisher) -> None:
+    """Neither a slow nor a stalled client delays the reader of MQTT or another client."""
+    gateway = start_gateway(TRACKER_STREAM__STALL_S="1000")
+    payloads = numbered("busy", 1000, padding_bytes=1000)
+    with contextlib.ExitStack() as stack:
+        # first: what the ticker sends to the twenty does not matter
+        healthy = stack.enter_context(open_websocket(gateway.port, "?device_ids=busy"))
+        gateway.wait_subscribers(1)
+        for opener in (open_websocket, open_sse) * 10:
+            stack.enter_context(
+                opener(gateway.port, "?device_ids=busy", receive_buffer_bytes=SMALL_BUFFER_BYTES)
+            )
+        gateway.wait_subscribers(21)
+        before_bytes = gateway.rss_bytes()
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+            assert_read(healthy, WEBSOCKET.message(payload))
+        # What waits for the twenty is shared, and the tails are 64 KiB each.
+        assert gateway.metric("tracker_messages_waiting") == 20 * 100
+        assert gateway.rss_bytes() - before_bytes < 20 * 256 * 1024
+        assert gateway.statistics().active_subscribers == 21
+
+
+def test_a4_what_the_hand_over_from_mqtt_cannot_hold_is_counted(
+    start_gateway: StartGateway, device: Publisher
+) -> None:
+    gateway = start_gateway(TRACKER_MQTT__INCOMING_LIMIT_MESSAGES="10")
+    payloads = numbered("burst", 3000)
+    last = nested("burst", N=3000)
+    with open_websocket(gateway.port, "?device_ids=burst") as wire:
+        gateway.wait_subscribers(1)
+        gateway.pause()
+        for payload in payloads:
+            device.publish(TOPIC, payload)
+        device.flush()
+        gateway.resume()
+
+        def discarded() -> int:
+            return int(gateway.metric("tracker_mqtt_discarded_total"))
+
+        def processed() -> int:
+            return gateway.statistics().total_messages_processed
+
+        gateway.wait_until(
+            lambda: discarded() + processed() == 3000, "3000 messages processed or discarded"
+        )
+        assert discarded() > 0
+        received = [data_of(wire.read_frame()) for _ in range(processed())]
+        numbers = [number_of(data) for data in received]
+        assert received == [payloads[n] for n in numbers]
+        assert numbers == sorted(set(numbers))
+        device.publish(TOPIC, last)
+        assert_read(wire, WEBSOCKET.message(last))
+    assert dropped_by_reason(gateway) == {"buffer_full": 0, "closed": 0}
+
+
+# A5: statistics
+
+
+def test_a5_the_first_three_keys(gateway: Serving) -> None:
+    status, body = gateway.get(f"{STREAM}/stats")
+    assert status == 200
+    assert re.match(
+        rb'\{"total_messages_processed":\d+,"active_subscribers":0,"devices_being_monitored":0[,}]',
+        body,
+    )
+    assert isinstance(json.loads(body), dict)
+    with Wire(gateway.port) as wire:
+        wire.send(f"GET {STREAM}/stats HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        status_line, headers = read_head(wire)
+        assert (status_line, headers["content-type"]) == ("HTTP/1.1 200", "application/json")
+        assert int(headers["content-length"]) == len(body)
+
+
+def test_a5_what_they_mean(gateway: Serving, device: Publisher) -> None:
+    start = gateway.statistics()
+    with contextlib.ExitStack() as stack:
+
+        def join(client: Client, query: str) -> Wire:
+            return stack.enter_context(client.open(gateway.port, query))
+
+        websocket = join(WEBSOCKET, "?device_ids=A,B,A")
+        join(SSE, "?device_ids=B,C")
+        join(SSE_HTTP10, "?device_ids=B")
+        gateway.wait_subscribers(5)
+        for payload in (nested("A"), b"malformed", nested("Z"), nested("B")):
+            device.publish(TOPIC, payload)
+        # One that nobody watches counts, a malformed one does not, and one that three watch
+        # counts once.
+        assert_read(websocket, b"".join(map(WEBSOCKET.message, (nested("A"), nested("B")))))
+        assert gateway.statistics() == Statistics(start.total_messages_processed + 3, 5, 3)
+        websocket.close()
+        gateway.wait_subscribers(3)
+        assert gateway.statistics() == Statistics(start.total_messages_processed + 3, 3, 2)
+    gateway.wait_subscribers(0)
+    assert gateway.statistics() == Statistics(start.total_messages_processed + 3, 0, 0)
+
+
+# A6: log lines
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a6_the_start_line_once_the_first_subscription_is_acknowledged(
+    log_format: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        url = f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
+        flags = ("--log-format", log_format)
+        with Serving(tmp_path, url, *flags, environment=QUIET | C_LOCALE | AT_ONCE) as gateway:
+            with listener.accept()[0] as broker:
+                broker.settimeout(20)
+                assert broker.recv(4096)[0] == 0x10  # CONNECT
+                broker.sendall(b"\x20\x02\x00\x00")  # CONNACK: accepted
+                subscribe = broker.recv(4096)
+                assert subscribe[0] == 0x82
+                assert gateway.get("/readyz")[0] == 503
+                acknowledged_at = datetime.now(UTC) - timedelta(milliseconds=1)
+                broker.sendall(b"\x90\x03" + subscribe[2:4] + b"\x00")  # SUBACK: QoS 0
+                line = gateway.wait_line("bridge")
+            # The second subscription is no start.
+            with listener.accept()[0] as broker:
+                broker.settimeout(20)
+                broker.recv(4096)
+                broker.sendall(b"\x20\x02\x00\x00")
+                subscribe = broker.recv(4096)
+                broker.sendall(b"\x90\x03" + subscribe[2:4] + b"\x00")
+                gateway.wait_until(
+                    lambda: (
+                        gateway.metric("tracker_mqtt_reconnects_total") == 1
+                        and gateway.metric("tracker_mqtt_subscribed") == 1
+                    ),
+                    "subscribed again",
+                )
+                assert gateway.stop() == 0
+            lines = gateway.lines("bridge")
+    assert lines == [line]
+    if log_format == "json":
+        record = json.loads(line)
+        written_at = record.pop("time")
+        assert record == {"level": "info", "logger": "tracker.mqtt", "message": STARTED}
+        assert f'"message":"{STARTED}"' in line
+    else:
+        written_at, _, rest = line.partition(" ")
+        assert rest == f"INFO    tracker.mqtt: {STARTED}"
+    assert datetime.fromisoformat(written_at) >= acknowledged_at
+
+
+def test_a6_no_start_line_without_a_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"mqtt://127.0.0.1:{nobody.getsockname()[1]}"
+        with Serving(tmp_path, url, environment=QUIET) as gateway:
+            gateway.wait_line("cannot use")
+            assert gateway.get("/healthz")[0] == 200
+            assert gateway.stop() == 0
+            assert gateway.lines("bridge") == []
