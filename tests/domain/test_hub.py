@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from math import inf
@@ -306,25 +306,22 @@ def test_a_retained_message_makes_no_live_device_forgotten() -> None:
 def test_every_stream_is_in_one_share_for_life(steps: list[int | None], shares: int) -> None:
     """Whoever comes and goes; and no share is larger than it must be for the most there were."""
     hub = make_hub()
-    living: list[tuple[AbstractContextManager[Stream], Stream]] = []
+    living: list[Stream] = []
     share_of: dict[Stream, int] = {}
     most = 0
     for step in steps:
         if step is None:
-            block = hub.open_stream(["1"], FakeOutbox(), WEBSOCKET)
-            living.append((block, block.__enter__()))
+            living.append(hub.open_stream(["1"], FakeOutbox(), WEBSOCKET))
         elif living:
-            living.pop(step % len(living))[0].__exit__(None, None, None)
+            living.pop(step % len(living)).leave()
         most = max(most, len(living))
         in_shares = [hub.streams(share, shares) for share in range(shares)]
-        assert sorted(map(id, chain(*in_shares))) == sorted(id(stream) for _, stream in living)
+        assert sorted(map(id, chain(*in_shares))) == sorted(map(id, living))
         for share, streams in enumerate(in_shares):
             assert len(streams) <= -(-most // shares)
             for stream in streams:
                 assert share_of.setdefault(stream, share) == share
-    assert sorted(map(id, hub.streams())) == sorted(id(stream) for _, stream in living)
-    for left, _ in living:
-        left.__exit__(None, None, None)
+    assert sorted(map(id, hub.streams())) == sorted(map(id, living))
 
 
 # A stalled neighbour
@@ -375,7 +372,6 @@ LIMITS = QueueLimits(messages=3, total_bytes=150, events=2)
 class Client:
     """A stream, and what a model of it says that it must have done."""
 
-    block: AbstractContextManager[Stream]
     stream: Stream
     outbox: FakeOutbox
     transport: Transport
@@ -469,8 +465,8 @@ class HubMachine(RuleBasedStateMachine):
         self, device_ids: set[str], transport: Transport, outbox: Callable[[], FakeOutbox]
     ) -> Client:
         made = outbox()
-        block = self.hub.open_stream(sorted(device_ids), made, transport)
-        client = Client(block, block.__enter__(), made, transport)
+        stream = self.hub.open_stream(sorted(device_ids), made, transport)
+        client = Client(stream, made, transport)
         client.offered = dict.fromkeys(device_ids, 0)
         client.dropped = dict.fromkeys(device_ids, 0)
         client.stream.on_close = lambda: None
@@ -586,7 +582,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
         waiting = [event for event in client.waiting() if isinstance(event, Message)]
-        client.block.__exit__(None, None, None)
+        client.stream.leave()
         self.dropped_at_the_end += len(waiting)
         self.closed_with[client.stream.close_reason or CloseReason.CLIENT] += 1
         for message in waiting:
@@ -605,6 +601,7 @@ class HubMachine(RuleBasedStateMachine):
         for client in self.gone:
             client.outbox.feed()
             client.stream.post(PING)
+            client.stream.leave()
             assert client.left() == len(client.accepted)
 
     @invariant()

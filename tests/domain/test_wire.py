@@ -111,6 +111,13 @@ def test_a_ping_frame_is_a_ping_and_no_message() -> None:
     assert received(wire.PING_FRAME) == [Ping(payload=b"")]
 
 
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 1012, 4401, 4999])
+def test_a_close_frame_tells_its_code(code: int) -> None:
+    """PROTOCOL B5."""
+    assert received(wire.close_frame(code)) == [CloseConnection(code=code, reason="")]
+    assert wire.is_close_frame(wire.close_frame(code))
+
+
 def test_a_close_frame_is_known_from_every_other() -> None:
     server = Connection(ConnectionType.SERVER)
     close = server.send(CloseConnection(code=1012, reason="restart"))
@@ -190,6 +197,19 @@ def test_the_parser_of_these_tests_follows_the_standard() -> None:
 def test_chunks_are_a_body_in_as_many_pieces(sizes: list[int]) -> None:
     bodies = [b"x" * size for size in sizes]
     assert response_body(b"".join(map(wire.chunk, bodies))) == bodies
+
+
+def test_the_last_chunk_ends_the_body_and_not_the_connection() -> None:
+    """What stands behind it is the next answer."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.receive_data(head + wire.chunk(b"x") + wire.LAST_CHUNK + b"HTTP/1.1 ")
+    events = [client.next_event() for _ in range(3)]
+    assert isinstance(events[1], h11.Data)
+    assert isinstance(events[2], h11.EndOfMessage)
+    assert client.trailing_data == (b"HTTP/1.1 ", False)
 
 
 def test_a_chunk_holds_what_looks_like_a_chunk() -> None:
