@@ -12,22 +12,28 @@ from typing import final
 import msgspec
 
 from tracker.domain import wire
+from tracker.domain.position import Position
+
+#: What a gap that still grows counts for in a queue's bytes.
+_GAP_BYTES = 100
 
 
 class Event:
     """A named event with one JSON value.
 
     `data`: the JSON value as bytes, UTF-8, without line breaks (SSE is line-based).
+    `id`: where the stream stands with it, or empty: see `Position`.
 
     The forms are final: a transport holds the function itself, so an override would never
     be called. What is special about an event's form is put there when it is made.
     """
 
-    __slots__ = ("_chunk", "_frame", "_line", "_sse", "data", "name", "size_bytes")
+    __slots__ = ("_chunk", "_frame", "_line", "_sse", "data", "id", "name", "size_bytes")
 
-    def __init__(self, name: bytes, data: bytes) -> None:
+    def __init__(self, name: bytes, data: bytes, event_id: bytes = b"") -> None:
         self.name = name
         self.data = data
+        self.id = event_id
         self.size_bytes = len(data)
         self._line: bytes | None = None
         self._frame: bytes | None = None
@@ -36,8 +42,8 @@ class Event:
 
     @final
     def text(self) -> bytes:
-        """The JSON text `{"event":…,"data":…}`: a WebSocket message, or the body of an error."""
-        return wire.text_message(self.name, self.data)
+        """The JSON text `{"event":…,"data":…}`: a WebSocket message, or an error's body."""
+        return wire.text_message(self.name, self.data, self.id)
 
     @final
     def frame(self) -> bytes:
@@ -57,7 +63,7 @@ class Event:
     def sse(self) -> bytes:
         """The SSE event, bare."""
         if self._sse is None:
-            self._sse = wire.sse_event(self.name, self.data)
+            self._sse = wire.sse_event(self.name, self.data, self.id)
         return self._sse
 
     @final
@@ -66,6 +72,10 @@ class Event:
         if self._chunk is None:
             self._chunk = wire.chunk(self.sse())
         return self._chunk
+
+    def without_id(self) -> Event:
+        """The same event for a stream that carries no ids."""
+        return self
 
 
 class _Heartbeat(Event):
@@ -90,6 +100,58 @@ class _Reconnect(Event):
         self._sse = b"retry: %d\n%b" % (after_ms, wire.sse_event(self.name, data))
 
 
+class _PositionMark(Event):
+    """On SSE only: WebSocket has `position` in `hello`, `resume` and `ack`."""
+
+    __slots__ = ()
+
+    def __init__(self, event_id: bytes) -> None:
+        super().__init__(b"", b"")
+        self._frame = self._line = b""
+        self._sse = wire.sse_position(event_id)
+
+
+class Place(Event):
+    """What stands in a queue where a message would have stood: a gap, or nothing."""
+
+    __slots__ = ()
+
+
+class Gap(Place):
+    """What was lost of one device, or of any (None), here in the stream.
+
+    It grows until it is sealed, which is when it leaves.
+    """
+
+    __slots__ = ("device_id", "dropped", "is_sealed", "reason")
+
+    def __init__(self, device_id: str | None, reason: str, dropped: int = 0) -> None:
+        super().__init__(b"gap", b"")
+        self.size_bytes = _GAP_BYTES
+        self.device_id = device_id
+        self.dropped = dropped
+        self.reason = reason
+        self.is_sealed = False
+
+    def seal(self) -> None:
+        """Fix the count: the event leaves now."""
+        self.is_sealed = True
+        self.data = msgspec.json.encode(
+            {"device_id": self.device_id, "dropped": self.dropped, "reason": self.reason}
+        )
+
+
+class _Nothing(Place):
+    """No bytes in any form."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(b"", b"")
+        self._frame = self._line = self._sse = self._chunk = b""
+
+
+NOTHING = _Nothing()
 HEARTBEAT: Event = _Heartbeat()
 PING: Event = Event(b"ping", b'{"type":"keep-alive"}')
 
@@ -102,3 +164,46 @@ def error(message: str) -> Event:
 def reconnect(after_ms: int, reason: str) -> Event:
     """Ask the client to come back after `after_ms` milliseconds."""
     return _Reconnect(after_ms, msgspec.json.encode({"after_ms": after_ms, "reason": reason}))
+
+
+def position_mark(position: Position) -> Event:
+    """Say where the stream stands, for a client that is cut before its next message."""
+    return _PositionMark(str(position).encode())
+
+
+def resume(status: str, missed: int | None, position: Position) -> Event:
+    """The first event of a stream that was resumed. PROTOCOL B1."""
+    return _event(b"resume", {"status": status, "missed": missed, "position": str(position)})
+
+
+def hello(version: str, ping_s: float, buffer: int, position: Position) -> Event:
+    """What the stream is like, for a client that asked."""
+    value = {"version": version, "ping_s": ping_s, "buffer": buffer, "position": str(position)}
+    return _event(b"hello", value)
+
+
+def upstream(*, is_connected: bool) -> Event:
+    """The gateway has lost, or regained, its MQTT broker."""
+    return _event(b"upstream", {"connected": is_connected})
+
+
+def closed(code: int, message: str) -> Event:
+    """What a close frame says on WebSocket; SSE has no other way to say it."""
+    return _event(b"closed", {"code": code, "message": message})
+
+
+def mode_changed(mode: str, reason: str) -> Event:
+    """The gateway has changed how the stream deals with overflow."""
+    return _event(b"mode", {"mode": mode, "reason": reason})
+
+
+def ack(operation: str, ref: object, **more: object) -> Event:
+    """The answer to an operation that was carried out. PROTOCOL B3."""
+    value: dict[str, object] = {"op": operation}
+    if ref is not None:
+        value["ref"] = ref
+    return _event(b"ack", value | more)
+
+
+def _event(name: bytes, value: dict[str, object]) -> Event:
+    return Event(name, msgspec.json.encode(value))

@@ -4,10 +4,12 @@ Laws:
 - One order: what leaves is what was accepted, in the order in which it was offered.
 - Conservation: `offered == delivered + dropped + waiting` for each subscription at every
   moment; *delivered* means that it left the queue for the socket.
-- Bounds: at most `limit_messages` of one device wait, and `limit_bytes` in all.
+- Bounds: at most `messages` of one device wait, and `total_bytes` in all.
+- A gap stands where the first dropped message would have stood, and grows until a later
+  message of that device is queued behind it. So no higher id passes it.
 
 A deque of our own, not a memory channel: the bounds are per device inside one order, and
-an event without a subscription (a ping) stands in the same order.
+what belongs to no device (a ping, a gap) stands in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from tracker.domain.event import Event
+from tracker.domain.event import Event, Gap, Place
 from tracker.domain.message import Message
 
 #: Picks one of an event's wire forms, e.g. `Event.frame`.
@@ -28,7 +30,18 @@ class Drop(Enum):
     """Why a message did not reach a connection. The value is the metric's label."""
 
     BUFFER_FULL = "buffer_full"
+    CONFLATED = "conflated"
+    EVICTED = "evicted"  # it left the history before a stream that was catching up came to it
     CLOSED = "closed"
+
+
+class Overflow(Enum):
+    """What happens to a message for which there is no room. The value is the parameter's."""
+
+    DROP_NEW = "drop_new"
+    DROP_OLD = "drop_old"
+    LATEST = "latest"
+    DISCONNECT = "disconnect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +49,8 @@ class QueueLimits:
     """How much may wait for one connection.
 
     `messages`: messages of one device; `total_bytes`: bytes in all, counted as the size of
-    the JSON values (the bytes themselves are shared by all connections), or one message
-    that is larger; `events`: events that belong to no device, the newest is left out.
+    the JSON values (the bytes themselves are shared by all connections); `events`: events
+    that belong to no device.
     """
 
     messages: int = 100
@@ -48,52 +61,82 @@ class QueueLimits:
 class Subscription:
     """One (connection, device id) pair: its share of the connection's queue."""
 
-    __slots__ = ("delivered", "device_id", "dropped", "offered", "waiting")
+    __slots__ = (
+        "deferred",
+        "delivered",
+        "device_id",
+        "dropped",
+        "gap",
+        "held",
+        "offered",
+        "queued",
+        "start_sequence",
+    )
 
-    def __init__(self, device_id: str) -> None:
+    def __init__(self, device_id: str, start_sequence: int = 0) -> None:
         self.device_id = device_id
+        #: Of the last message that was published before it was there.
+        self.start_sequence = start_sequence
         self.offered = 0
         self.delivered = 0
         self.dropped = 0
-        self.waiting = 0
+        #: Messages that wait in the queue.
+        self.queued = 0
+        #: Messages that wait in the history, for a stream that catches up.
+        self.deferred = 0
+        #: Messages that wait for their token, for a stream with a rate limit.
+        self.held = 0
+        #: The last gap of this device; it grows while nothing of it is queued behind.
+        self.gap: Gap | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Messages that were offered, and neither delivered nor dropped."""
+        return self.queued + self.deferred + self.held
+
+
+_Entry = tuple[Event, Subscription | None]
 
 
 class Queue:
-    """The events that wait for one connection.
+    """The events that wait for one connection. Without room, the new message is dropped.
 
-    Hot path: `offer` and `take` run for every delivery; the bench's S2b guards them.
+    Hot path: `put` and `take` run for every delivery; the bench's S2b guards them.
     """
 
     __slots__ = (
         "_entries",
         "_events_waiting",
         "_limits",
+        "conflated",
         "delivered",
         "dropped",
         "events_left_out",
+        "waiting",
         "waiting_bytes",
     )
 
+    #: The policy, as clients and operators name it.
+    overflow = Overflow.DROP_NEW
+
     def __init__(self, limits: QueueLimits) -> None:
-        self._entries: deque[tuple[Event, Subscription | None]] = deque()
+        self._entries: deque[_Entry] = deque()
         self._limits = limits
         self._events_waiting = 0
+        self.waiting = 0
         self.waiting_bytes = 0
         self.delivered = 0
+        #: Without those that were conflated.
         self.dropped = 0
+        self.conflated = 0
         self.events_left_out = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def waiting(self) -> int:
-        """How many messages wait."""
-        return len(self._entries) - self._events_waiting
-
     def has_room(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` fits into both bounds."""
-        return subscription.waiting < self._limits.messages and self.has_room_for_bytes(message)
+        return subscription.queued < self._limits.messages and self.has_room_for_bytes(message)
 
     def has_room_for_bytes(self, message: Message) -> bool:
         """Whether `message` fits into the bound in bytes, or is the only one.
@@ -106,7 +149,9 @@ class Queue:
 
     def put(self, message: Message, subscription: Subscription) -> None:
         """Append a message; the caller has seen to the bounds."""
-        subscription.waiting += 1
+        subscription.queued += 1
+        subscription.gap = None
+        self.waiting += 1
         self.waiting_bytes += message.size_bytes
         self._entries.append((message, subscription))
 
@@ -119,8 +164,17 @@ class Queue:
         self.waiting_bytes += event.size_bytes
         self._entries.append((event, None))
 
-    def drop(self, subscription: Subscription) -> None:
-        """Count a message that was offered and not accepted."""
+    def put_without_room(self, message: Message, subscription: Subscription) -> None:
+        """Deal with a message that was offered and for which there is no room."""
+        self._count_drop(subscription)
+        gap = subscription.gap
+        if gap is None or gap.is_sealed:
+            gap = subscription.gap = Gap(subscription.device_id, Drop.BUFFER_FULL.value)
+            self.waiting_bytes += gap.size_bytes
+            self._entries.append((gap, None))
+        gap.dropped += 1
+
+    def _count_drop(self, subscription: Subscription) -> None:
         subscription.dropped += 1
         self.dropped += 1
 
@@ -128,38 +182,39 @@ class Queue:
         """Take from the front what fits into `limit_bytes` on the wire, at least one event.
 
         The queue must not be empty. One event alone is passed on as the bytes that all
-        connections share.
+        connections share; an event that has no form in this encoding leaves no bytes.
         """
         entries = self._entries
         parts: list[bytes] = []
         taken_bytes = 0
         while entries:
             event, subscription = entries[0]
+            if subscription is None and isinstance(event, Gap):
+                event.seal()
             part = encode(event)
             taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
                 break
             entries.popleft()
-            if subscription is None:
-                self._events_waiting -= 1
-            else:
-                subscription.waiting -= 1
+            if subscription is not None:
+                subscription.queued -= 1
                 subscription.delivered += 1
+                self.waiting -= 1
                 self.delivered += 1
+            elif not isinstance(event, Place):
+                self._events_waiting -= 1
             self.waiting_bytes -= event.size_bytes
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
-        messages = 0
+        messages = self.waiting
         for _, subscription in self._entries:
             if subscription is not None:
-                subscription.waiting -= 1
+                subscription.queued -= 1
                 subscription.dropped += 1
-                messages += 1
         self._entries.clear()
-        self._events_waiting = 0
-        self.waiting_bytes = 0
+        self._events_waiting = self.waiting = self.waiting_bytes = 0
         self.dropped += messages
         return messages

@@ -5,22 +5,36 @@ touched. A flush moves what waits into the outbox, as far as the outbox takes it
 common case one message, one system call, no task switch. What the kernel refuses stays
 the outbox's tail, and while there is one nothing leaves the queue; when the tail is gone
 the outbox calls back, and the flush goes on from there.
+
+A stream that begins with what it missed, or gets a new device with its past, catches up
+from the history (see `CatchUp`); meanwhile its queue gets no messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
+from typing import Protocol
 
-from tracker.domain.event import HEARTBEAT, Event
+from tracker.domain.catchup import CatchUp
+from tracker.domain.conflation import DropOldQueue, LatestQueue
+from tracker.domain.event import HEARTBEAT, Event, Gap, mode_changed
+from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
 from tracker.domain.outbox import Outbox
-from tracker.domain.queue import Encoding, Queue, QueueLimits, Subscription
+from tracker.domain.queue import Overflow, Queue, QueueLimits, Subscription
+from tracker.domain.transport import Transport
 
 #: One write carries at most this much: what a slow client's kernel refused of it is all
 #: that is held beside the queue.
 WRITE_LIMIT_BYTES = 64 * 1024
+
+_QUEUES: dict[Overflow, type[Queue]] = {
+    Overflow.DROP_NEW: Queue,
+    Overflow.DROP_OLD: DropOldQueue,
+    Overflow.LATEST: LatestQueue,
+    Overflow.DISCONNECT: Queue,
+}
 
 
 class CloseReason(Enum):
@@ -28,47 +42,50 @@ class CloseReason(Enum):
 
     CLIENT = "client"  # the client closed, or its connection broke
     STALLED = "stalled"  # the kernel took not a byte of it for `stall_s`
+    SLOW = "slow"  # it was too slow, and the operator chose to cut such clients
     SHUTDOWN = "shutdown"
     FLOOD = "flood"  # it sent more than a client may
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How a stream's events are put on the wire.
+class StreamOwner(Protocol):
+    """Who is told what a stream does: the hub."""
 
-    `name` is the metric's label, `encode` the wire form of an event.
-    """
+    def note_drop(self, device_id: str) -> None:
+        """A message was dropped for want of room."""
 
-    name: str
-    encode: Encoding
+    def forget(self, stream: Stream) -> None:
+        """The stream leaves."""
 
-
-#: WebSocket frames of our own making, into an outbox that takes bytes.
-WEBSOCKET = Transport("websocket", Event.frame)
-#: WebSocket text messages, each ended by a line feed, for a server that frames them itself.
-WEBSOCKET_LINES = Transport("websocket", Event.line)
-#: SSE events in HTTP/1.1 chunks of our own making.
-SSE_CHUNKED = Transport("sse", Event.chunk)
-#: Bare SSE events: HTTP/1.0, or a server that does the framing.
-SSE_BARE = Transport("sse", Event.sse)
+    def note_held(self, stream: Stream) -> None:
+        """The stream holds messages back until their token comes: call its `release`."""
 
 
 class Stream:
     """One client's stream. Open it with `hub.open_stream`.
 
     All methods are synchronous and none raises.
+    `latest_after`: after so many overflows the gateway keeps only the newest messages for
+    it; 0 for never.
     """
 
     __slots__ = (
+        "_catch_up",
         "_encode",
-        "_on_drop",
-        "_on_leave",
+        "_is_plain",
+        "_latest_after",
+        "_limiter",
+        "_limits",
+        "_overflow",
+        "_owner",
+        "closed_messages",
         "close_reason",
         "has_ended",
         "on_close",
         "outbox",
+        "overflows",
         "queue",
+        "replayed",
         "seat",
         "subscriptions",
         "touched_by",
@@ -77,17 +94,15 @@ class Stream:
 
     def __init__(
         self,
-        device_ids: Iterable[str],
         outbox: Outbox,
         transport: Transport,
         limits: QueueLimits,
-        on_drop: Callable[[str], object],
-        on_leave: Callable[[Stream, int], object] = lambda stream, messages: None,
+        owner: StreamOwner,
+        *,
+        overflow: Overflow = Overflow.DROP_NEW,
+        latest_after: int = 0,
     ) -> None:
-        self.queue = Queue(limits)
-        self.subscriptions: Mapping[str, Subscription] = {
-            device_id: Subscription(device_id) for device_id in device_ids
-        }
+        self.subscriptions: dict[str, Subscription] = {}
         self.outbox = outbox
         self.transport = transport
         #: Called once, when the gateway wants the stream to end.
@@ -99,21 +114,63 @@ class Stream:
         self.seat = -1
         #: Whether the stream has left the hub: nothing of it may reach the outbox.
         self.has_ended = False
+        #: How often it had no room, counting a run of drops as one.
+        self.overflows = 0
+        #: Messages that it was sent from the history, before it was live.
+        self.replayed = 0
+        #: Messages that waited when it left.
+        self.closed_messages = 0
+        self._owner = owner
+        self._limits = limits
+        self._latest_after = latest_after
+        self._overflow = overflow
+        self.queue = _QUEUES[overflow](limits)
+        self._catch_up: CatchUp | None = None
+        self._limiter: RateLimiter | None = None
+        self._is_plain = True
         self._encode = transport.encode
-        self._on_drop = on_drop
-        self._on_leave = on_leave
+        self._choose_encoding()
         outbox.on_writable = self.flush
         outbox.on_stalled = self._stall
 
+    # What it is
+
+    @property
+    def overflow(self) -> Overflow:
+        """What happens to a message for which there is no room."""
+        return self._overflow
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its messages carry ids: not where some are left out on purpose."""
+        return self._overflow is not Overflow.LATEST and self._limiter is None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has caught up."""
+        return self._catch_up is None
+
+    @property
+    def waiting(self) -> int:
+        """Messages that were offered, and neither delivered nor dropped."""
+        deferred = 0 if self._catch_up is None else self._catch_up.deferred
+        held = 0 if self._limiter is None else len(self._limiter)
+        return self.queue.waiting + deferred + held
+
+    # What comes in
+
     def offer(self, message: Message, subscription: Subscription) -> None:
-        """Queue a message, or drop it and count it. Law: see `Queue`, PROTOCOL A4."""
+        """Queue a message, or deal with it as its policy says. See `Queue`, PROTOCOL A4."""
         subscription.offered += 1
+        if self._is_plain or self._admit(message, subscription):
+            self._accept(message, subscription)
+
+    def _accept(self, message: Message, subscription: Subscription) -> None:
         queue = self.queue
-        if not queue.has_room(message, subscription) and not self._make_room(message, subscription):
-            queue.drop(subscription)
-            self._on_drop(subscription.device_id)
-            return
-        queue.put(message, subscription)
+        if queue.has_room(message, subscription) or self._make_room(message, subscription):
+            queue.put(message, subscription)
+        else:
+            self._accept_without_room(message, subscription)
 
     def _make_room(self, message: Message, subscription: Subscription) -> bool:
         # A message may be dropped only after the kernel has refused bytes.
@@ -122,6 +179,40 @@ class Stream:
             return True
         # An outbox that another task serves has not been refused yet: the bytes bound it.
         return not self.outbox.refusing and self.queue.has_room_for_bytes(message)
+
+    def _accept_without_room(self, message: Message, subscription: Subscription) -> None:
+        if subscription.gap is None or subscription.gap.is_sealed:
+            self.overflows += 1
+        self.queue.put_without_room(message, subscription)
+        self._owner.note_drop(subscription.device_id)
+        if self._overflow is Overflow.DISCONNECT:
+            self.close(CloseReason.SLOW)
+        elif self._latest_after and self.overflows >= self._latest_after:
+            self.set_overflow(Overflow.LATEST)
+            self.post(mode_changed(Overflow.LATEST.value, "too slow"))
+
+    def _admit(self, message: Message, subscription: Subscription) -> bool:
+        """Whether `message` may be queued now: not while it waits elsewhere."""
+        if self._catch_up is not None and self.has_ids:
+            self._catch_up.defer(subscription)
+            return False
+        limiter = self._limiter
+        if limiter is None:
+            return True
+        self.queue.conflated += subscription.held
+        if limiter.admit(message, subscription):
+            return True
+        self._owner.note_held(self)
+        return False
+
+    def release(self, now_ns: int) -> bool:
+        """Send what has its token at `now_ns`; whether something is still held."""
+        if self._limiter is None or self.has_ended:
+            return False
+        for message, subscription in self._limiter.due(now_ns):
+            self._accept(message, subscription)
+        self.flush()
+        return len(self._limiter) > 0
 
     def post(self, event: Event) -> None:
         """Queue an event that belongs to no device, and send it if the kernel takes it.
@@ -133,28 +224,116 @@ class Stream:
         self.queue.put_event(event)
         self.flush()
 
+    def post_loss(self, messages: int, reason: str) -> None:
+        """Say here that `messages` were lost of which nobody knows the device."""
+        self.post(Gap(None, reason, messages))
+
     def heartbeat(self) -> None:
         """Put traffic on the wire, unless something waits already: then bytes flow anyway."""
         if self.outbox.writable and not self.queue and self._encode(HEARTBEAT):
             self.post(HEARTBEAT)
 
+    # What goes out
+
     def flush(self) -> int:
         """Move what waits into the outbox, as far as it takes it; return messages moved."""
-        queue, outbox = self.queue, self.outbox
-        before = queue.delivered
-        while queue and outbox.writable:
-            outbox.write_nowait(queue.take(self._encode, WRITE_LIMIT_BYTES))
-        return queue.delivered - before
+        outbox = self.outbox
+        before = self.queue.delivered
+        while outbox.writable:
+            if self.queue:
+                data = self.queue.take(self._encode, WRITE_LIMIT_BYTES)
+            elif self._catch_up is not None:
+                data = self._take_from_history(self._catch_up)
+            else:
+                break
+            if data:
+                outbox.write_nowait(data)
+        return self.queue.delivered - before
+
+    def _take_from_history(self, catch_up: CatchUp) -> bytes:
+        data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
+        if data is None:
+            self._end_catch_up()
+            return b""
+        return data
+
+    # What changes
+
+    def catch_up(self, catch_up: CatchUp) -> None:
+        """Send what `catch_up` has before anything that is published from now on."""
+        self._catch_up = catch_up
+        self._is_plain = False
+
+    @property
+    def catching_up(self) -> CatchUp | None:
+        """What it is sent before it is live, or None."""
+        return self._catch_up
+
+    def _end_catch_up(self) -> None:
+        if self._catch_up is not None:
+            self.replayed += self._catch_up.replayed
+            self._catch_up = None
+            self._is_plain = self._limiter is None
+
+    def set_overflow(self, overflow: Overflow) -> None:
+        """Deal with overflow in another way from now on; what waits is kept, or conflated."""
+        if overflow is self._overflow:
+            return
+        queue = _QUEUES[overflow](self._limits)
+        queue.take_over(self.queue)
+        self.queue = queue
+        self._overflow = overflow
+        self._choose_encoding()
+
+    def set_max_rate(self, max_rate_per_s: float | None) -> None:
+        """Send at most so many messages a second of each device; None: all of them."""
+        held = [] if self._limiter is None else self._limiter.release()
+        self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
+        self._is_plain = self._limiter is None and self._catch_up is None
+        self._choose_encoding()
+        for message, subscription in held:
+            self._accept(message, subscription)
+        self.flush()
+
+    def _choose_encoding(self) -> None:
+        transport = self.transport
+        self._encode = transport.encode if self.has_ids else transport.encode_without_id
+
+    def drop_subscription(self, subscription: Subscription) -> None:
+        """Forget what waits of a subscription that ends; the caller takes it from the index."""
+        if self._catch_up is not None:
+            self.closed_messages += self._catch_up.give_up(subscription)
+        if self._limiter is not None:
+            forgotten = self._limiter.forget(subscription)
+            self.queue.dropped += forgotten
+            self.closed_messages += forgotten
+        self.closed_messages += self.queue.remove(subscription)
+        del self.subscriptions[subscription.device_id]
+
+    # How it ends
 
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
 
     def leave(self) -> None:
         """Leave the hub and let go of the outbox; what waits is dropped. Idempotent."""
-        if not self.has_ended:
-            self.has_ended = True
-            self.outbox.on_writable = self.outbox.on_stalled = None
-            self._on_leave(self, self.queue.clear())
+        if self.has_ended:
+            return
+        self.has_ended = True
+        self.outbox.on_writable = self.outbox.on_stalled = None
+        self._owner.forget(self)
+
+    def drop_waiting(self) -> None:
+        """Drop all that waits, counted as dropped because the stream closed."""
+        for subscription in self.subscriptions.values():
+            if self._catch_up is not None:
+                self.closed_messages += self._catch_up.give_up(subscription)
+            if self._limiter is not None:
+                forgotten = self._limiter.forget(subscription)
+                self.queue.dropped += forgotten
+                self.closed_messages += forgotten
+        self._end_catch_up()
+        self.closed_messages += self.queue.clear()
 
     def __enter__(self) -> Stream:
         return self

@@ -21,8 +21,10 @@ PING_FRAME = b"\x89\x00"
 SSE_COMMENT = b":\n\n"
 
 
-def text_message(name: bytes, data: bytes) -> bytes:
+def text_message(name: bytes, data: bytes, event_id: bytes = b"") -> bytes:
     """The JSON text message of an event; `data` is one JSON value."""
+    if event_id:
+        return b'{"event":"%b","id":"%b","data":%b}' % (name, event_id, data)
     return b'{"event":"%b","data":%b}' % (name, data)
 
 
@@ -41,9 +43,16 @@ def is_close_frame(frame: bytes) -> bool:
     return bool(frame) and frame[0] & _OPCODE_MASK == _OPCODE_CLOSE
 
 
-def sse_event(name: bytes, data: bytes) -> bytes:
+def sse_event(name: bytes, data: bytes, event_id: bytes = b"") -> bytes:
     """One SSE event; `data` is one JSON value without line breaks."""
+    if event_id:
+        return b"event: %b\nid: %b\ndata: %b\n\n" % (name, event_id, data)
     return b"event: %b\ndata: %b\n\n" % (name, data)
+
+
+def sse_position(event_id: bytes) -> bytes:
+    """A block that is only an id: the browser stores it and dispatches nothing."""
+    return b"id: %b\n\n" % event_id
 
 
 def chunk(body: bytes) -> bytes:
