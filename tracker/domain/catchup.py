@@ -14,49 +14,69 @@ then pass after pass over what came since, each shorter than the one before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Protocol
 
-from tracker.domain.event import Event, Gap
+from tracker.domain.event import Event, Gap, position_mark
 from tracker.domain.history import History
 from tracker.domain.message import Message
+from tracker.domain.position import Position
 from tracker.domain.queue import Drop, Encoding, Queue, Subscription
+
+
+class CatchingUp(Protocol):
+    """The stream that catches up."""
+
+    subscriptions: dict[str, Subscription]
+    queue: Queue
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its messages carry ids, and so must come in order."""
+
+
+class Clock(Protocol):
+    """Who knows how far the messages have come: the hub."""
+
+    @property
+    def position(self) -> Position:
+        """Where a stream stands that has everything."""
 
 
 class CatchUp:
     """What one stream is sent before it is live.
 
-    `counters`: the stream's queue, which counts what is delivered and dropped; `preface`:
-    events that are due first; `sequence`: of the last message that was published before the
-    stream began to catch up.
+    `preface`: events that are due first. A stream whose messages carry no ids gets nothing
+    but the preface from here: what is published meanwhile may well overtake it.
     """
 
     __slots__ = (
+        "_clock",
         "_events",
         "_history",
         "_next",
-        "_counters",
         "_sequence",
-        "_subscriptions",
+        "_stream",
         "deferred",
+        "evicted",
+        "follows",
         "replayed",
     )
 
     def __init__(
-        self,
-        history: History,
-        subscriptions: Mapping[str, Subscription],
-        counters: Queue,
-        preface: Iterable[Event],
-        sequence: int,
+        self, history: History, stream: CatchingUp, preface: Iterable[Event], clock: Clock
     ) -> None:
         self._history = history
-        self._subscriptions = subscriptions
-        self._counters = counters
-        self._sequence = sequence
+        self._stream = stream
+        self._clock = clock
+        self._sequence = clock.position.sequence
         self._events = chain(preface, self._passes())
         self._next: Event | None = None
+        #: Whether what is published waits in the history, and not in the queue.
+        self.follows = stream.has_ids
         self.deferred = 0
+        self.evicted = 0
         self.replayed = 0
 
     def prepend(self, preface: Iterable[Event]) -> None:
@@ -87,25 +107,48 @@ class CatchUp:
         """Drop what the history holds for `subscription`; return how many messages."""
         return self._drop(subscription, subscription.deferred)
 
+    def stop_following(self) -> Iterator[tuple[Message, Subscription]]:
+        """Leave the history: conflate what waits in it, and yield the newest of each device."""
+        self.follows = False
+        for subscription in list(self._stream.subscriptions.values()):
+            deferred = subscription.deferred
+            newest = self._history.newest(subscription.device_id)
+            if newest is None:
+                self.evicted += self._drop(subscription, deferred)
+            if newest is None or not deferred:
+                continue
+            subscription.deferred = 0
+            subscription.dropped += deferred - 1
+            self.deferred -= deferred
+            self._stream.queue.conflated += deferred - 1
+            yield newest, subscription
+
     def _passes(self) -> Iterator[Event]:
-        while True:
+        marked_sequence = -1
+        while self.follows:
+            subscriptions = self._stream.subscriptions
             missed = [
                 message
-                for message in self._history.since(self._sequence, self._subscriptions).messages
-                if message.sequence > self._subscriptions[message.device_id].start_sequence
+                for message in self._history.since(self._sequence, subscriptions).messages
+                if message.sequence > subscriptions[message.device_id].start_sequence
             ]
             yield from self._gaps(missed)
-            if not missed:
+            if missed:
+                self._sequence = missed[-1].sequence
+                yield from missed
+            elif marked_sequence == self._clock.position.sequence:
                 return
-            self._sequence = missed[-1].sequence
-            yield from missed
+            else:
+                # Every replay ends with the position reached. PROTOCOL B1.
+                marked_sequence = self._clock.position.sequence
+                yield position_mark(self._clock.position)
 
     def _gaps(self, missed: Iterable[Message]) -> Iterator[Event]:
         found = Counter(message.device_id for message in missed)
-        for device_id, subscription in list(self._subscriptions.items()):
+        for device_id, subscription in list(self._stream.subscriptions.items()):
             lost = subscription.deferred - found[device_id]
             if lost > 0:
-                self._drop(subscription, lost)
+                self.evicted += self._drop(subscription, lost)
                 gap = Gap(device_id, Drop.EVICTED.value, lost)
                 gap.seal()
                 yield gap
@@ -114,21 +157,23 @@ class CatchUp:
         subscription.deferred -= messages
         subscription.dropped += messages
         self.deferred -= messages
-        self._counters.dropped += messages
+        self._stream.queue.dropped += messages
         return messages
 
     def _count(self, event: Event) -> bool:
         """Count an event that is taken; False when nobody wants it any more."""
         if not isinstance(event, Message):
             return True
-        subscription = self._subscriptions.get(event.device_id)
+        subscription = self._stream.subscriptions.get(event.device_id)
         if subscription is None:
             return False
         if event.sequence <= subscription.start_sequence:
             self.replayed += 1
             return True
+        if not self.follows:
+            return False
         subscription.deferred -= 1
         subscription.delivered += 1
         self.deferred -= 1
-        self._counters.delivered += 1
+        self._stream.queue.delivered += 1
         return True

@@ -81,6 +81,11 @@ class DropOldQueue(Queue):
             self._given_up += 1
         gap.dropped += 1
 
+    def remove(self, subscription: Subscription) -> int:
+        """Drop what waits of one subscription; return how many messages that were."""
+        self._places.pop(subscription, None)
+        return super().remove(subscription)
+
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
         self._places.clear()
@@ -120,6 +125,11 @@ class LatestQueue(Queue):
         entry = [message, subscription]
         self._entries[-1] = cast(tuple[Event, Subscription | None], entry)
         self._newest[subscription] = entry
+
+    def remove(self, subscription: Subscription) -> int:
+        """Drop what waits of one subscription; return how many messages that were."""
+        self._newest.pop(subscription, None)
+        return super().remove(subscription)
 
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""

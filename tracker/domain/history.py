@@ -120,6 +120,11 @@ class History:
             return []
         return [message for message in ring.messages if message.received_ns >= since_ns]
 
+    def newest(self, device_id: str) -> Message | None:
+        """The last message of one device, if it is still here."""
+        ring = self._rings.get(device_id)
+        return None if ring is None else ring.messages[-1]
+
     def all_messages(self) -> list[Message]:
         """Every message kept, in order."""
         return list(merge(*(ring.messages for ring in self._rings.values()), key=_by_sequence))

@@ -8,23 +8,60 @@ its subscriptions are gone with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import chain
 
+from tracker.domain import event
+from tracker.domain.catchup import CatchUp
+from tracker.domain.event import Event
+from tracker.domain.history import History, HistoryLimits
 from tracker.domain.message import Message
 from tracker.domain.notices import DropNotices
+from tracker.domain.options import PLAIN, StreamOptions
 from tracker.domain.outbox import Outbox
-from tracker.domain.queue import Drop, QueueLimits, Subscription
-from tracker.domain.stream import CloseReason, Stream, Transport
+from tracker.domain.position import Position
+from tracker.domain.queue import Drop, Overflow, QueueLimits, Subscription
+from tracker.domain.stream import CloseReason, Stream
+from tracker.domain.transport import Transport
+
+
+class Resume(Enum):
+    """How a resume turned out. The value is what the client is told."""
+
+    CONTINUED = "continued"
+    PARTIAL = "partial"
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """`queue`, `history`: their bounds; `devices_limit`: of how many devices the last message
+    is kept, the longest silent go first; `overflow`, `latest_after`: see `Stream`; `ping_s`,
+    `version`: what `hello` tells.
+    """
+
+    queue: QueueLimits = field(default_factory=QueueLimits)
+    history: HistoryLimits = field(default_factory=HistoryLimits)
+    devices_limit: int = 100_000
+    overflow: Overflow = Overflow.DROP_NEW
+    latest_after: int = 0
+    ping_s: float = 60.0
+    version: str = ""
+
+
+_DEFAULTS = HubSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
     """The hub's counters, exact at one moment.
 
-    `published`: messages decoded and published, neither malformed nor retained;
-    `streams`: open connections by transport; `delivered`, `dropped`, `waiting`: messages,
-    summed over all streams that ever were; `events_left_out`: events that belong to no
-    device and found too many of their kind waiting.
+    `published`: messages decoded and published, neither malformed nor retained; `streams`:
+    open connections by transport; `offered`, `delivered`, `dropped`, `waiting`: messages,
+    summed over all streams that ever were; `replayed`: messages sent from the history
+    beside them; `gaps`: how often a stream had no room, a run of drops counted as one.
     """
 
     published: int
@@ -39,23 +76,76 @@ class HubStatistics:
     dropped: dict[Drop, int]
     waiting: int
     events_left_out: int
+    replayed: int
+    gaps: int
+    resumes: dict[Resume, int]
+    history_messages: int
+    history_bytes: int
+    history_devices: int
+    history_evicted: int
+
+
+#: The reason of a gap whose messages nobody knows: the hand-over from MQTT overflowed.
+INGEST = "ingest"
+
+
+class _Sums:
+    """Sums over streams."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.events_left_out = 0
+        self.replayed = 0
+        self.gaps = 0
+        self.dropped = dict.fromkeys(Drop, 0)
+
+    def copy(self) -> _Sums:
+        """The same sums, to go on with."""
+        other = copy(self)
+        other.dropped = dict(self.dropped)
+        return other
+
+    def add(self, stream: Stream) -> None:
+        """Add what `stream` counts."""
+        queue = stream.queue
+        self.delivered += queue.delivered
+        self.events_left_out += queue.events_left_out
+        self.replayed += stream.replayed
+        self.gaps += stream.overflows
+        for reason, messages in drops_of(stream).items():
+            self.dropped[reason] += messages
+
+
+def drops_of(stream: Stream) -> dict[Drop, int]:
+    """What `stream` dropped, by reason."""
+    queue = stream.queue
+    return {
+        Drop.BUFFER_FULL: queue.dropped - stream.evicted_messages - stream.closed_messages,
+        Drop.CONFLATED: queue.conflated,
+        Drop.EVICTED: stream.evicted_messages,
+        Drop.CLOSED: stream.closed_messages,
+    }
 
 
 class Hub:
-    """The fan-out, and the last known message of each device.
+    """The fan-out, the history, and the last known message of each device.
 
-    `devices_limit`: of how many devices the last message is kept; the ones that have been
-    silent longest are forgotten first.
+    `epoch`: names this life of the gateway, in the ids; empty for streams without ids.
     """
 
-    def __init__(self, limits: QueueLimits, *, devices_limit: int) -> None:
+    def __init__(self, settings: HubSettings = _DEFAULTS, *, epoch: str = "") -> None:
+        self.settings = settings
         self.notices = DropNotices()
-        self._limits = limits
-        self._devices_limit = devices_limit
+        self.history = History(settings.history)
+        self.epoch = epoch
+        #: Of the last message that was published.
+        self.sequence = 0
         self._watchers: dict[str, dict[Stream, Subscription]] = {}
         #: A stream keeps its seat for life, so that periodic work can be spread over seats.
         self._seats: list[Stream | None] = []
         self._free_seats: list[int] = []
+        #: Streams that hold messages back until their token comes.
+        self._holding: dict[Stream, None] = {}
         self._last: dict[str, Message] = {}
         self._published = 0
         self._publishes = 0
@@ -63,32 +153,85 @@ class Hub:
         self._subscriptions = 0
         self._opened: dict[str, int] = {}
         self._closed = dict.fromkeys(CloseReason, 0)
-        # Sums over the streams that are gone.
-        self._past_delivered = 0
-        self._past_events_left_out = 0
-        self._past_dropped = dict.fromkeys(Drop, 0)
+        self._resumes = dict.fromkeys(Resume, 0)
+        self._past = _Sums()
+
+    @property
+    def position(self) -> Position:
+        """Where a stream stands that has everything."""
+        return Position(self.epoch, self.sequence)
+
+    # Streams come and go
 
     def open_stream(
-        self, device_ids: Iterable[str], outbox: Outbox, transport: Transport
+        self,
+        device_ids: Iterable[str],
+        outbox: Outbox,
+        transport: Transport,
+        options: StreamOptions = PLAIN,
+        *,
+        now_ns: int = 0,
     ) -> Stream:
         """A stream of the messages of `device_ids`, live from now until it leaves.
 
-        Use it as a context manager, or call its `leave`.
+        Use it as a context manager, or call its `leave`. What it begins with (PROTOCOL B1,
+        B2) waits until the first flush. `now_ns`: on the clock of the messages' `received_ns`.
         """
         stream = Stream(
-            dict.fromkeys(device_ids),
             outbox,
             transport,
-            self._limits,
-            self.notices.count,
-            self._forget,
+            self.settings.queue,
+            self,
+            overflow=options.overflow or self.settings.overflow,
+            latest_after=self.settings.latest_after,
         )
+        if options.max_rate_per_s is not None:
+            stream.set_max_rate(options.max_rate_per_s)
         self._take_seat(stream)
-        for device_id, subscription in stream.subscriptions.items():
-            self._watchers.setdefault(device_id, {})[stream] = subscription
-        self._subscriptions += len(stream.subscriptions)
         self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
+        for device_id in device_ids:
+            self._add(stream, device_id)
+        self._begin(stream, options, now_ns)
         return stream
+
+    def subscribe(
+        self,
+        stream: Stream,
+        device_ids: Iterable[str],
+        options: StreamOptions = PLAIN,
+        *,
+        now_ns: int = 0,
+    ) -> None:
+        """Add devices to a stream, first with what `options` ask of their past."""
+        added = [device_id for device_id in device_ids if device_id not in stream.subscriptions]
+        for device_id in added:
+            self._add(stream, device_id)
+        preface = self._past_of(added, options, now_ns)
+        if preface:
+            self._catch_up(stream, preface)
+
+    def unsubscribe(self, stream: Stream, device_ids: Iterable[str]) -> None:
+        """Take devices from a stream; what waits of them is dropped."""
+        for device_id in device_ids:
+            subscription = stream.subscriptions.get(device_id)
+            if subscription is not None:
+                self._remove_watcher(stream, device_id)
+                stream.remove(subscription)
+
+    def _add(self, stream: Stream, device_id: str) -> None:
+        if device_id in stream.subscriptions:
+            return
+        subscription = Subscription(device_id, self.sequence)
+        stream.subscriptions[device_id] = subscription
+        self._watchers.setdefault(device_id, {})[stream] = subscription
+        self._subscriptions += 1
+
+    def _remove_watcher(self, stream: Stream, device_id: str) -> None:
+        watchers = self._watchers[device_id]
+        del watchers[stream]
+        if not watchers:
+            del self._watchers[device_id]
+        self._subscriptions -= 1
 
     def _take_seat(self, stream: Stream) -> None:
         if self._free_seats:
@@ -98,20 +241,93 @@ class Hub:
             stream.seat = len(self._seats)
             self._seats.append(stream)
 
-    def _forget(self, stream: Stream, closed_messages: int) -> None:
-        self._seats[stream.seat] = None
-        self._free_seats.append(stream.seat)
-        for device_id in stream.subscriptions:
-            watchers = self._watchers[device_id]
-            del watchers[stream]
-            if not watchers:
-                del self._watchers[device_id]
-        self._subscriptions -= len(stream.subscriptions)
-        self._past_dropped[Drop.BUFFER_FULL] += stream.queue.dropped - closed_messages
-        self._past_dropped[Drop.CLOSED] += closed_messages
-        self._past_delivered += stream.queue.delivered
-        self._past_events_left_out += stream.queue.events_left_out
-        self._closed[stream.close_reason or CloseReason.CLIENT] += 1
+    # What a stream begins with
+
+    def _begin(self, stream: Stream, options: StreamOptions, now_ns: int) -> None:
+        if not self.epoch:
+            return
+        if options.last_event_id is None:
+            opening, preface = self.position, self._past_of(stream.subscriptions, options, now_ns)
+            resumed = None
+        else:
+            opening, resumed, preface = self._resume(stream, options, now_ns)
+        events: list[Event] = []
+        if stream.has_ids:
+            events.append(event.position_mark(opening))
+        if options.has_hello:
+            events.append(self._hello(options, opening))
+        if resumed is not None:
+            events.append(resumed)
+        for each in events:
+            stream.queue.put_event(each)
+        if preface:
+            self._catch_up(stream, preface)
+
+    def _hello(self, options: StreamOptions, position: Position) -> Event:
+        return event.hello(
+            self.settings.version,
+            options.ping_s or self.settings.ping_s,
+            self.settings.queue.messages,
+            position,
+        )
+
+    def _resume(
+        self, stream: Stream, options: StreamOptions, now_ns: int
+    ) -> tuple[Position, Event, list[Event]]:
+        """(Where the stream stands at first, the `resume` event, what follows it)."""
+        position = Position.parse(options.last_event_id or "")
+        if (
+            position is None
+            or position.epoch != self.epoch
+            or position.sequence > self.sequence
+            or not stream.has_ids
+        ):
+            self._resumes[Resume.RESET] += 1
+            preface = self._snapshots(stream.subscriptions)
+            preface += self._tracks(stream.subscriptions, options, now_ns)
+            return (
+                self.position,
+                event.resume(Resume.RESET.value, None, self.position),
+                preface,
+            )
+        missed = self.history.since(position.sequence, stream.subscriptions)
+        outcome = Resume.CONTINUED if missed.is_complete else Resume.PARTIAL
+        self._resumes[outcome] += 1
+        # A client that is cut in the middle of the replay resumes from where it was: the
+        # position may only go on when there is nothing to replay.
+        opening = position if missed.messages else self.position
+        count = len(missed.messages) if missed.is_complete else None
+        return opening, event.resume(outcome.value, count, opening), list(missed.messages)
+
+    def _past_of(
+        self, device_ids: Iterable[str], options: StreamOptions, now_ns: int
+    ) -> list[Event]:
+        snapshots = self._snapshots(device_ids) if options.has_snapshot else []
+        return snapshots + self._tracks(device_ids, options, now_ns)
+
+    def _snapshots(self, device_ids: Iterable[str]) -> list[Event]:
+        return [
+            self._last[device_id].as_snapshot()
+            for device_id in device_ids
+            if device_id in self._last
+        ]
+
+    def _tracks(
+        self, device_ids: Iterable[str], options: StreamOptions, now_ns: int
+    ) -> list[Event]:
+        if not options.track_s:
+            return []
+        since_ns = now_ns - int(options.track_s * 1e9)
+        tracks = (self.history.track(device_id, since_ns) for device_id in device_ids)
+        return [message.as_track() for message in chain.from_iterable(tracks)]
+
+    def _catch_up(self, stream: Stream, preface: list[Event]) -> None:
+        if stream.catching_up is not None:
+            stream.catching_up.prepend(preface)
+        else:
+            stream.catch_up(CatchUp(self.history, stream, preface, self))
+
+    # Messages
 
     def publish_batch(self, messages: Iterable[Message]) -> list[Stream]:
         """Offer each message to every stream of its device. Never waits, never raises.
@@ -123,7 +339,9 @@ class Hub:
         touched: list[Stream] = []
         for message in messages:
             self._published += 1
+            self.sequence = message.sequence
             self._remember(message)
+            self.history.append(message)
             watchers = self._watchers.get(message.device_id)
             if watchers is None:
                 continue
@@ -141,19 +359,57 @@ class Hub:
         It is old news: no stream gets it, it is not counted as published, and it makes no
         other device forgotten.
         """
-        if message.device_id not in self._last and len(self._last) < self._devices_limit:
+        if message.device_id not in self._last and len(self._last) < self.settings.devices_limit:
             self._last[message.device_id] = message
 
     def _remember(self, message: Message) -> None:
         last = self._last
         last.pop(message.device_id, None)  # so that the order is that of the last sign of life
         last[message.device_id] = message
-        if len(last) > self._devices_limit:
+        if len(last) > self.settings.devices_limit:
             del last[next(iter(last))]
+
+    def note_lost(self, messages: int) -> None:
+        """Say to everybody that `messages` were lost before they came here, now."""
+        self.history.mark(self.sequence)
+        for stream in self.streams():
+            stream.post_loss(messages, INGEST)
+
+    def note_upstream(self) -> None:
+        """The broker is gone, or back: what was sent to it meanwhile may be missing."""
+        self.history.mark(self.sequence)
+
+    def release(self, now_ns: int) -> None:
+        """Send what has its token now."""
+        for stream in list(self._holding):
+            if not stream.release(now_ns):
+                self._holding.pop(stream, None)
 
     def last_messages(self) -> list[Message]:
         """The last known message of each device, the longest silent first."""
         return list(self._last.values())
+
+    # What a stream tells (see `StreamOwner`)
+
+    def note_drop(self, device_id: str) -> None:
+        """A message was dropped for want of room."""
+        self.notices.count(device_id)
+
+    def note_held(self, stream: Stream) -> None:
+        """`stream` holds messages back until their token comes."""
+        self._holding[stream] = None
+
+    def forget(self, stream: Stream) -> None:
+        """`stream` leaves."""
+        self._seats[stream.seat] = None
+        self._free_seats.append(stream.seat)
+        self._holding.pop(stream, None)
+        for device_id in stream.subscriptions:
+            self._remove_watcher(stream, device_id)
+        self._past.add(stream)
+        self._closed[stream.close_reason or CloseReason.CLIENT] += 1
+
+    # What there is
 
     def streams(self, share: int = 0, shares: int = 1) -> list[Stream]:
         """One of `shares` equal shares of the open streams; by default all of them.
@@ -165,16 +421,12 @@ class Hub:
     def statistics(self) -> HubStatistics:
         """All counters, at this moment. Takes time in proportion to the open streams."""
         streams: dict[str, int] = dict.fromkeys(self._opened, 0)
-        delivered, waiting = self._past_delivered, 0
-        events_left_out = self._past_events_left_out
-        dropped = dict(self._past_dropped)
+        now = self._past.copy()
+        waiting = 0
         for stream in self.streams():
-            queue = stream.queue
             streams[stream.transport.name] += 1
-            delivered += queue.delivered
-            dropped[Drop.BUFFER_FULL] += queue.dropped
-            waiting += queue.waiting
-            events_left_out += queue.events_left_out
+            waiting += stream.waiting
+            now.add(stream)
         return HubStatistics(
             published=self._published,
             subscriptions=self._subscriptions,
@@ -184,8 +436,15 @@ class Hub:
             opened=dict(self._opened),
             closed=dict(self._closed),
             offered=self._offered,
-            delivered=delivered,
-            dropped=dropped,
+            delivered=now.delivered,
+            dropped=now.dropped,
             waiting=waiting,
-            events_left_out=events_left_out,
+            events_left_out=now.events_left_out,
+            replayed=now.replayed,
+            gaps=now.gaps,
+            resumes=dict(self._resumes),
+            history_messages=self.history.messages,
+            history_bytes=self.history.size_bytes,
+            history_devices=self.history.devices,
+            history_evicted=self.history.evicted,
         )

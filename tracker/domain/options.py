@@ -14,8 +14,9 @@ class StreamOptions:
     `last_event_id`: where to resume, as the client sent it, or None; `has_snapshot`: first
     the last known message of each device (`last=1`); `track_s`: first the messages of so
     many seconds (`track`), 0 for none; `overflow`: what happens when the client is too slow
-    (`mode`), None as the operator has it; `max_rate_per_s`: messages of each device (`max_rate`), None for no limit;
-    `has_hello`: a `hello` event first; `ping_s`: seconds between `ping` events.
+    (`mode`), None as the operator has it; `max_rate_per_s`: messages of each device
+    (`max_rate`), None for no limit; `has_hello`: a `hello` event first; `ping_s`: seconds
+    between `ping` events, None as the operator has it.
     """
 
     last_event_id: str | None = None

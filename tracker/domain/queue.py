@@ -207,14 +207,47 @@ class Queue:
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def remove(self, subscription: Subscription) -> int:
+        """Drop what waits of one subscription; return how many messages that were."""
+        messages = subscription.queued
+        if messages:
+            kept = [entry for entry in self._entries if entry[1] is not subscription]
+            self.waiting_bytes -= sum(
+                event.size_bytes for event, owner in self._entries if owner is subscription
+            )
+            self._entries = deque(kept)
+            self._count_closed(subscription, messages)
+        return messages
+
+    def take_over(self, other: Queue) -> None:
+        """Take all that waits in `other`, and its counters; `other` is done."""
+        self.delivered, self.dropped = other.delivered, other.dropped
+        self.conflated, self.events_left_out = other.conflated, other.events_left_out
+        for _, subscription in other._entries:
+            if subscription is not None:
+                subscription.queued = 0
+        for event, subscription in other._entries:
+            if subscription is None:
+                self._entries.append((event, None))
+                self.waiting_bytes += event.size_bytes
+                self._events_waiting += not isinstance(event, Place)
+            elif isinstance(event, Message):
+                gap = subscription.gap
+                self.put(event, subscription)
+                subscription.gap = gap
+
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
         messages = self.waiting
         for _, subscription in self._entries:
             if subscription is not None:
-                subscription.queued -= 1
-                subscription.dropped += 1
+                self._count_closed(subscription, 1)
         self._entries.clear()
-        self._events_waiting = self.waiting = self.waiting_bytes = 0
-        self.dropped += messages
+        self._events_waiting = self.waiting_bytes = 0
         return messages
+
+    def _count_closed(self, subscription: Subscription, messages: int) -> None:
+        subscription.queued -= messages
+        subscription.dropped += messages
+        self.waiting -= messages
+        self.dropped += messages

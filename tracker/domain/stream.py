@@ -72,14 +72,15 @@ class Stream:
     __slots__ = (
         "_catch_up",
         "_encode",
+        "_evicted",
         "_is_plain",
         "_latest_after",
         "_limiter",
         "_limits",
         "_overflow",
         "_owner",
-        "closed_messages",
         "close_reason",
+        "closed_messages",
         "has_ended",
         "on_close",
         "outbox",
@@ -128,6 +129,7 @@ class Stream:
         self._catch_up: CatchUp | None = None
         self._limiter: RateLimiter | None = None
         self._is_plain = True
+        self._evicted = 0
         self._encode = transport.encode
         self._choose_encoding()
         outbox.on_writable = self.flush
@@ -156,6 +158,11 @@ class Stream:
         deferred = 0 if self._catch_up is None else self._catch_up.deferred
         held = 0 if self._limiter is None else len(self._limiter)
         return self.queue.waiting + deferred + held
+
+    @property
+    def evicted_messages(self) -> int:
+        """Messages that left the history before it came to them."""
+        return self._evicted + (0 if self._catch_up is None else self._catch_up.evicted)
 
     # What comes in
 
@@ -193,7 +200,7 @@ class Stream:
 
     def _admit(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` may be queued now: not while it waits elsewhere."""
-        if self._catch_up is not None and self.has_ids:
+        if self._catch_up is not None and self._catch_up.follows:
             self._catch_up.defer(subscription)
             return False
         limiter = self._limiter
@@ -272,6 +279,7 @@ class Stream:
     def _end_catch_up(self) -> None:
         if self._catch_up is not None:
             self.replayed += self._catch_up.replayed
+            self._evicted += self._catch_up.evicted
             self._catch_up = None
             self._is_plain = self._limiter is None
 
@@ -283,32 +291,42 @@ class Stream:
         queue.take_over(self.queue)
         self.queue = queue
         self._overflow = overflow
-        self._choose_encoding()
+        self._change_ids()
 
     def set_max_rate(self, max_rate_per_s: float | None) -> None:
         """Send at most so many messages a second of each device; None: all of them."""
         held = [] if self._limiter is None else self._limiter.release()
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         self._is_plain = self._limiter is None and self._catch_up is None
-        self._choose_encoding()
+        self._change_ids()
         for message, subscription in held:
             self._accept(message, subscription)
         self.flush()
+
+    def _change_ids(self) -> None:
+        if self._catch_up is not None and self._catch_up.follows and not self.has_ids:
+            for message, subscription in self._catch_up.stop_following():
+                self._accept(message, subscription)
+        self._choose_encoding()
 
     def _choose_encoding(self) -> None:
         transport = self.transport
         self._encode = transport.encode if self.has_ids else transport.encode_without_id
 
-    def drop_subscription(self, subscription: Subscription) -> None:
-        """Forget what waits of a subscription that ends; the caller takes it from the index."""
+    def remove(self, subscription: Subscription) -> None:
+        """Drop what waits of a subscription that ends, and forget it."""
+        self._drop_elsewhere(subscription)
+        self.closed_messages += self.queue.remove(subscription)
+        del self.subscriptions[subscription.device_id]
+
+    def _drop_elsewhere(self, subscription: Subscription) -> None:
+        """Drop what waits of it outside the queue."""
         if self._catch_up is not None:
             self.closed_messages += self._catch_up.give_up(subscription)
         if self._limiter is not None:
-            forgotten = self._limiter.forget(subscription)
-            self.queue.dropped += forgotten
-            self.closed_messages += forgotten
-        self.closed_messages += self.queue.remove(subscription)
-        del self.subscriptions[subscription.device_id]
+            held = self._limiter.forget(subscription)
+            self.queue.dropped += held
+            self.closed_messages += held
 
     # How it ends
 
@@ -321,17 +339,12 @@ class Stream:
             return
         self.has_ended = True
         self.outbox.on_writable = self.outbox.on_stalled = None
+        self._drop_waiting()
         self._owner.forget(self)
 
-    def drop_waiting(self) -> None:
-        """Drop all that waits, counted as dropped because the stream closed."""
+    def _drop_waiting(self) -> None:
         for subscription in self.subscriptions.values():
-            if self._catch_up is not None:
-                self.closed_messages += self._catch_up.give_up(subscription)
-            if self._limiter is not None:
-                forgotten = self._limiter.forget(subscription)
-                self.queue.dropped += forgotten
-                self.closed_messages += forgotten
+            self._drop_elsewhere(subscription)
         self._end_catch_up()
         self.closed_messages += self.queue.clear()
 
