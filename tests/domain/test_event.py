@@ -10,7 +10,7 @@ from tests.domain.test_wire import response_body, texts
 from tests.event_stream import Dispatched, parse_event_stream
 from tracker.domain import event, wire
 from tracker.domain.event import HEARTBEAT, PING, Event
-from tracker.domain.stream import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 
 #: Every form of an event that leaves a connection.
 TRANSPORTS = [WEBSOCKET, WEBSOCKET_LINES, SSE_BARE, SSE_CHUNKED]

@@ -23,24 +23,17 @@ from hypothesis.stateful import (
 from tests.domain.test_wire import texts
 from tests.fakes import FakeOutbox, ServedOutbox, make_message
 from tracker.domain.event import HEARTBEAT, PING, Event
-from tracker.domain.hub import Hub, HubStatistics
+from tracker.domain.hub import Hub, HubSettings, HubStatistics
 from tracker.domain.message import Message
 from tracker.domain.queue import Drop, QueueLimits
-from tracker.domain.stream import (
-    SSE_BARE,
-    SSE_CHUNKED,
-    WEBSOCKET,
-    WEBSOCKET_LINES,
-    CloseReason,
-    Stream,
-    Transport,
-)
+from tracker.domain.stream import CloseReason, Stream
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 
 TRANSPORTS = [WEBSOCKET, SSE_BARE, SSE_CHUNKED, WEBSOCKET_LINES]
 
 
 def make_hub(limits: QueueLimits | None = None, *, devices_limit: int = 1000) -> Hub:
-    return Hub(limits or QueueLimits(), devices_limit=devices_limit)
+    return Hub(HubSettings(queue=limits or QueueLimits(), devices_limit=devices_limit))
 
 
 def publish(hub: Hub, *messages: Message) -> list[Stream]:

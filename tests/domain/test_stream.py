@@ -14,19 +14,24 @@ from tests.fakes import FakeOutbox, ServedOutbox, make_message
 from tracker.domain import wire
 from tracker.domain.event import HEARTBEAT, PING, reconnect
 from tracker.domain.message import Message
-from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import (
-    SSE_BARE,
-    SSE_CHUNKED,
-    WEBSOCKET,
-    WEBSOCKET_LINES,
-    WRITE_LIMIT_BYTES,
-    CloseReason,
-    Stream,
-    Transport,
-)
+from tracker.domain.queue import QueueLimits, Subscription
+from tracker.domain.stream import WRITE_LIMIT_BYTES, CloseReason, Stream
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 
 LIMITS = QueueLimits(messages=3, total_bytes=1000, events=2)
+
+
+class Owner:
+    """Who is told of drops, in the hub's place."""
+
+    def __init__(self, drops: list[str]) -> None:
+        self.note_drop = drops.append
+
+    def note_held(self, stream: Stream) -> None:
+        """Nobody comes back for what is held."""
+
+    def forget(self, stream: Stream) -> None:
+        """There is no hub to leave."""
 
 
 def open_stream(
@@ -37,7 +42,10 @@ def open_stream(
 ) -> Stream:
     """A stream of the devices 1 and 2, outside any hub; `drops` gets the id of each drop."""
     told = list[str]() if drops is None else drops
-    return Stream(["1", "2"], outbox, transport, limits, told.append)
+    stream = Stream(outbox, transport, limits, Owner(told))
+    for device_id in ("1", "2"):
+        stream.subscriptions[device_id] = Subscription(device_id)
+    return stream
 
 
 def offer(stream: Stream, *messages: Message) -> None:

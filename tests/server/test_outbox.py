@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import make_message
 from tracker.domain import wire
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import WEBSOCKET, CloseReason
+from tracker.domain.stream import CloseReason
+from tracker.domain.transport import WEBSOCKET
 from tracker.server import outbox as outbox_module
 from tracker.server.outbox import Outbox, TlsOutbox
 from tracker.server.sockets import SocketStream
@@ -297,7 +298,7 @@ async def test_a_stream_and_pongs_share_an_outbox_without_a_torn_frame(
     appetite: int, steps: list[tuple[str, int]]
 ) -> None:
     """Order, conservation and gap-free delivery, whatever a write takes."""
-    hub = Hub(QueueLimits(messages=5), devices_limit=10)
+    hub = Hub(HubSettings(queue=QueueLimits(messages=5)))
     pongs = []
     with fake_progress():
         async with trio.open_nursery() as nursery:
@@ -336,7 +337,7 @@ async def test_a_stream_and_pongs_share_an_outbox_without_a_torn_frame(
 
 
 async def test_a_stalled_peer_ends_its_stream_with_that_reason() -> None:
-    hub = Hub(QueueLimits(), devices_limit=10)
+    hub = Hub()
     async with trio.open_nursery() as nursery:
         rig = Rig(nursery, 0)
         with hub.open_stream(["1"], rig.outbox, WEBSOCKET) as stream:

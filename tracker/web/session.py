@@ -13,7 +13,8 @@ from collections.abc import Callable
 import trio
 
 from tracker.domain.outbox import Door
-from tracker.domain.stream import CloseReason, Transport
+from tracker.domain.stream import CloseReason
+from tracker.domain.transport import Transport
 from tracker.web.last_words import close_if_draining, send_last_words
 from tracker.web.view import GatewayView
 

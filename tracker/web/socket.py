@@ -7,7 +7,8 @@ from quart import websocket
 
 from tracker.domain import event, wire
 from tracker.domain.outbox import DOOR_EXTENSION
-from tracker.domain.stream import WEBSOCKET, WEBSOCKET_LINES, CloseReason, Stream
+from tracker.domain.stream import CloseReason, Stream
+from tracker.domain.transport import WEBSOCKET, WEBSOCKET_LINES
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining, send_last_words
 from tracker.web.session import StreamSession

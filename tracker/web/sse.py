@@ -7,7 +7,8 @@ from quart.wrappers.response import ResponseBody
 
 from tracker.domain import wire
 from tracker.domain.outbox import DOOR_EXTENSION, Door
-from tracker.domain.stream import SSE_BARE, SSE_CHUNKED, CloseReason, Stream
+from tracker.domain.stream import CloseReason, Stream
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining
 from tracker.web.session import StreamSession
