@@ -14,18 +14,22 @@ import logging
 import random
 import resource
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import trio
 from hypercorn.config import Config
 
 from tracker.domain import event
 from tracker.domain.errors import leaves
-from tracker.domain.hub import Hub
-from tracker.domain.queue import QueueLimits
+from tracker.domain.history import HistoryLimits
+from tracker.domain.hub import Hub, HubSettings
+from tracker.domain.queue import Overflow, QueueLimits
 from tracker.domain.stream import CloseReason
+from tracker.history_file import read_history, write_history
 from tracker.logs import configure_logging
 from tracker.metrics import Metrics
 from tracker.mqtt.ingest import Ingest
@@ -35,6 +39,7 @@ from tracker.server.serve import Server
 from tracker.server.sockets import BindError
 from tracker.settings import Settings, StreamSettings
 from tracker.ticker import run_ticker
+from tracker.upstream import watch_upstream
 from tracker.web.app import create_app
 from tracker.web.view import GatewayView
 
@@ -43,9 +48,11 @@ log = logging.getLogger("tracker")
 _OK = 0
 _FAILED = 1
 
-#: Beyond `drain_s`: what the peers may still take to read our last words. With the MQTT
-#: side's goodbye and the process's own end it stays below the 5 s that operators are told.
-_LAST_WORDS_S = 2.5
+#: Beyond `drain_s`, and together below the 5 s that operators are told: what MQTT may take
+#: to end, the peers to read our last words, and the history to be written.
+_MQTT_END_S = 1.0
+_LAST_WORDS_S = 1.5
+_HISTORY_S = 1.5
 #: Descriptors that are not for clients: listeners, broker, logs, the interpreter's own.
 _RESERVED_FILES = 64
 #: How far the clients of a planned stop are spread when they come back.
@@ -63,9 +70,23 @@ class Parts:
         stream = settings.stream
         self.settings = settings
         self.hub = Hub(
-            QueueLimits(messages=stream.buffer_messages, total_bytes=stream.buffer_bytes),
-            devices_limit=settings.api.devices_limit,
+            HubSettings(
+                queue=QueueLimits(messages=stream.buffer_messages, total_bytes=stream.buffer_bytes),
+                history=HistoryLimits(
+                    messages=stream.history_messages,
+                    age_s=stream.history_age_s,
+                    total_bytes=stream.history_bytes,
+                ),
+                devices_limit=settings.api.devices_limit,
+                overflow=Overflow(stream.overflow),
+                latest_after=stream.latest_after_overflows,
+                ping_s=stream.ping_s,
+                version=version("tracker"),
+            ),
+            # Later lives have greater ones, which helps whoever reads logs.
+            epoch=f"{time.time_ns() // 1_000_000:x}",
         )
+        self._restore_history()
         self.link = Link(settings.mqtt)
         self.ingest = Ingest(self.hub)
         self.readiness = Readiness(self.link.state, grace_s=settings.api.ready_grace_s)
@@ -83,6 +104,22 @@ class Parts:
             )
         )
 
+    def _restore_history(self) -> None:
+        path = self.settings.stream.history_file
+        restored = None if path is None else read_history(Path(path))
+        if restored is not None:
+            position, messages = restored
+            mqtt = self.settings.mqtt
+            # Only a broker that keeps our session keeps what came while we were away.
+            is_whole = not mqtt.clean_session and mqtt.qos > 0
+            self.hub.restore(position, messages, is_whole=is_whole)
+
+    def keep_history(self) -> None:
+        """Write the history, where the settings ask for it. Blocks."""
+        path = self.settings.stream.history_file
+        if path is not None:
+            write_history(Path(path), self.hub)
+
     async def run_beside_http(self) -> None:
         """Run all but the HTTP side, until cancelled. Cancellation: says goodbye to MQTT."""
         stream = self.settings.stream
@@ -92,6 +129,7 @@ class Parts:
             nursery.start_soon(
                 partial(run_ticker, self.hub, ping_s=stream.ping_s, heartbeat_s=stream.heartbeat_s)
             )
+            nursery.start_soon(watch_upstream, self.hub, self.link.state)
             nursery.start_soon(self.link.run, self.ingest.consume)
 
     async def _tell_drops(self) -> None:
@@ -143,21 +181,29 @@ async def serve_gateway(
             parts.link.address,
             ", ".join(settings.mqtt.topics),
         )
-        mqtt_scope = trio.CancelScope()
-        nursery.start_soon(_run_in, mqtt_scope, parts.run_beside_http)
+        mqtt_scope, mqtt_ended = trio.CancelScope(), trio.Event()
+        nursery.start_soon(_run_in, mqtt_scope, parts.run_beside_http, mqtt_ended)
         task_status.started(Gateway(urls, stop))
         await stop.wait()
         log.info("stopping: %d streams to end within %g s", *_drain_plan(parts))
         parts.readiness.stop()
         mqtt_scope.cancel()
+        with trio.move_on_after(_MQTT_END_S):
+            await mqtt_ended.wait()
+            await parts.ingest.drain(parts.link.client)
         await _drain(parts.hub, server, settings.stream)
+        with trio.move_on_after(_HISTORY_S):
+            await trio.to_thread.run_sync(parts.keep_history, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-async def _run_in(scope: trio.CancelScope, run: Callable[[], Awaitable[None]]) -> None:
+async def _run_in(
+    scope: trio.CancelScope, run: Callable[[], Awaitable[None]], ended: trio.Event
+) -> None:
     with scope:
         await run()
+    ended.set()
 
 
 def _drain_plan(parts: Parts) -> tuple[int, float]:

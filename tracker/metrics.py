@@ -112,6 +112,18 @@ class Metrics(Collector):
             hub.dropped,
         )
         yield _gauge("tracker_messages_waiting", "Messages that wait for slow clients", hub.waiting)
+        yield _counter("tracker_messages_replayed", "Messages from the history", hub.replayed)
+        yield _counter("tracker_gaps", "Runs of drops for want of room", hub.gaps)
+        yield _labelled(
+            CounterMetricFamily("tracker_resumes", "Streams resumed", labels=["outcome"]),
+            hub.resumes,
+        )
+        yield _gauge("tracker_history_messages", "Messages in the history", hub.history_messages)
+        yield _gauge("tracker_history_bytes", "Bytes of the history", hub.history_bytes)
+        yield _gauge("tracker_history_devices", "Devices in the history", hub.history_devices)
+        yield _counter(
+            "tracker_history_evicted", "Messages that left the history", hub.history_evicted
+        )
         yield _gauge("tracker_subscriptions", "(connection, device) pairs", hub.subscriptions)
         yield _gauge("tracker_devices_watched", "Devices with a subscription", hub.devices_watched)
         yield _gauge("tracker_devices_known", "Devices with a last message", hub.devices_known)

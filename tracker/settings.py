@@ -93,6 +93,12 @@ class StreamSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=T
     drain_s: Seconds = 2.0
     client_message_bytes: Count = 64 * 1024
     client_messages_per_s: Count = 50
+    overflow: Literal["drop_new", "drop_old", "latest", "disconnect"] = "drop_new"
+    latest_after_overflows: Annotated[int, Meta(ge=0)] = 0
+    history_messages: Count = 100
+    history_age_s: Seconds = 15 * 60.0
+    history_bytes: Count = 64 * 1024 * 1024
+    history_file: str | None = None
 
 
 class HttpSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -120,6 +126,7 @@ class ApiSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=True
     cors_origins: tuple[str, ...] = ()
     devices: bool = False
     devices_limit: Count = 100_000
+    connections: bool = False
     page: bool = True
     ready_grace_s: Seconds = 30.0
 

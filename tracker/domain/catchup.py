@@ -47,8 +47,9 @@ class Clock(Protocol):
 class CatchUp:
     """What one stream is sent before it is live.
 
-    `preface`: events that are due first. A stream whose messages carry no ids gets nothing
-    but the preface from here: what is published meanwhile may well overtake it.
+    `preface`: events that are due first; `reached_sequence`: where the stream stands. A
+    stream whose messages carry no ids gets nothing but the preface from here: what is
+    published meanwhile may well overtake it.
     """
 
     __slots__ = (
@@ -61,11 +62,17 @@ class CatchUp:
         "deferred",
         "evicted",
         "follows",
+        "reached_sequence",
         "replayed",
     )
 
     def __init__(
-        self, history: History, stream: CatchingUp, preface: Iterable[Event], clock: Clock
+        self,
+        history: History,
+        stream: CatchingUp,
+        preface: Iterable[Event],
+        clock: Clock,
+        reached_sequence: int,
     ) -> None:
         self._history = history
         self._stream = stream
@@ -73,6 +80,8 @@ class CatchUp:
         self._sequence = clock.position.sequence
         self._events = chain(preface, self._passes())
         self._next: Event | None = None
+        #: Of the last message that was sent, or of where the client said that it stood.
+        self.reached_sequence = reached_sequence
         #: Whether what is published waits in the history, and not in the queue.
         self.follows = stream.has_ids
         self.deferred = 0
@@ -168,10 +177,12 @@ class CatchUp:
         if subscription is None:
             return False
         if event.sequence <= subscription.start_sequence:
+            self.reached_sequence = event.sequence
             self.replayed += 1
             return True
         if not self.follows:
             return False
+        self.reached_sequence = event.sequence
         subscription.deferred -= 1
         subscription.delivered += 1
         self.deferred -= 1

@@ -156,9 +156,15 @@ HEARTBEAT: Event = _Heartbeat()
 PING: Event = Event(b"ping", b'{"type":"keep-alive"}')
 
 
-def error(message: str) -> Event:
-    """The `error` event, whose text message is also the body of every 4xx answer."""
-    return Event(b"error", msgspec.json.encode({"message": message}))
+def error(message: str, ref: str | int | None = None) -> Event:
+    """The `error` event, whose text message is also the body of every 4xx answer.
+
+    `ref`: of the operation that it answers.
+    """
+    value: dict[str, object] = {"message": message}
+    if ref is not None:
+        value["ref"] = ref
+    return _event(b"error", value)
 
 
 def reconnect(after_ms: int, reason: str) -> Event:

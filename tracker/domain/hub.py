@@ -146,6 +146,8 @@ class Hub:
         self._free_seats: list[int] = []
         #: Streams that hold messages back until their token comes.
         self._holding: dict[Stream, None] = {}
+        #: Streams that have their own interval between `ping` events.
+        self.pinged_apart: dict[Stream, None] = {}
         self._last: dict[str, Message] = {}
         self._published = 0
         self._publishes = 0
@@ -187,6 +189,8 @@ class Hub:
         )
         if options.max_rate_per_s is not None:
             stream.set_max_rate(options.max_rate_per_s)
+        if options.ping_s is not None:
+            self.set_ping(stream, options.ping_s)
         self._take_seat(stream)
         self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
         for device_id in device_ids:
@@ -208,7 +212,7 @@ class Hub:
             self._add(stream, device_id)
         preface = self._past_of(added, options, now_ns)
         if preface:
-            self._catch_up(stream, preface)
+            self._catch_up(stream, preface, self.sequence)
 
     def unsubscribe(self, stream: Stream, device_ids: Iterable[str]) -> None:
         """Take devices from a stream; what waits of them is dropped."""
@@ -261,7 +265,7 @@ class Hub:
         for each in events:
             stream.queue.put_event(each)
         if preface:
-            self._catch_up(stream, preface)
+            self._catch_up(stream, preface, opening.sequence)
 
     def _hello(self, options: StreamOptions, position: Position) -> Event:
         return event.hello(
@@ -321,11 +325,31 @@ class Hub:
         tracks = (self.history.track(device_id, since_ns) for device_id in device_ids)
         return [message.as_track() for message in chain.from_iterable(tracks)]
 
-    def _catch_up(self, stream: Stream, preface: list[Event]) -> None:
+    def _catch_up(self, stream: Stream, preface: list[Event], reached_sequence: int) -> None:
         if stream.catching_up is not None:
             stream.catching_up.prepend(preface)
         else:
-            stream.catch_up(CatchUp(self.history, stream, preface, self))
+            stream.catch_up(CatchUp(self.history, stream, preface, self, reached_sequence))
+
+    def position_of(self, stream: Stream) -> Position | None:
+        """Where a client stands that has got all that was sent to it; None without ids.
+
+        Everything up to it was sent, or waits in the queue before whatever is put there now.
+        """
+        if not stream.has_ids or not self.epoch:
+            return None
+        catch_up = stream.catching_up
+        if catch_up is None or not catch_up.follows:
+            return self.position
+        return Position(self.epoch, catch_up.reached_sequence)
+
+    def set_ping(self, stream: Stream, ping_s: float | None) -> None:
+        """Let `stream` have its `ping` events every `ping_s` seconds; None: as all have."""
+        stream.ping_s = ping_s
+        if ping_s is None:
+            self.pinged_apart.pop(stream, None)
+        else:
+            self.pinged_apart[stream] = None
 
     # Messages
 
@@ -352,6 +376,18 @@ class Hub:
                     stream.touched_by = publish
                     touched.append(stream)
         return touched
+
+    def restore(self, position: Position, messages: Iterable[Message], *, is_whole: bool) -> None:
+        """Go on with the life of a gateway that was stopped in order, before any stream.
+
+        `is_whole`: nothing can have been lost between its end and our start.
+        """
+        self.epoch, self.sequence = position.epoch, position.sequence
+        for message in messages:
+            self._remember(message)
+            self.history.append(message)
+        if not is_whole:
+            self.history.mark(self.sequence)
 
     def seed(self, message: Message) -> None:
         """Take a retained message as the last known one of its device, if none is known.
@@ -404,6 +440,7 @@ class Hub:
         self._seats[stream.seat] = None
         self._free_seats.append(stream.seat)
         self._holding.pop(stream, None)
+        self.pinged_apart.pop(stream, None)
         for device_id in stream.subscriptions:
             self._remove_watcher(stream, device_id)
         self._past.add(stream)

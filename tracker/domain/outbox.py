@@ -40,6 +40,10 @@ class Session(Protocol):
     def on_message(self, message: str | bytes) -> None:
         """The client sent a message (WebSocket only). Never raises."""
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether the client should not be read until what waits for it has left."""
+
     def leave(self) -> None:
         """The connection has ended, however that happened. Idempotent. Never raises."""
 

@@ -106,12 +106,12 @@ class Queue:
 
     __slots__ = (
         "_entries",
-        "_events_waiting",
         "_limits",
         "conflated",
         "delivered",
         "dropped",
         "events_left_out",
+        "events_waiting",
         "waiting",
         "waiting_bytes",
     )
@@ -122,7 +122,7 @@ class Queue:
     def __init__(self, limits: QueueLimits) -> None:
         self._entries: deque[_Entry] = deque()
         self._limits = limits
-        self._events_waiting = 0
+        self.events_waiting = 0
         self.waiting = 0
         self.waiting_bytes = 0
         self.delivered = 0
@@ -157,10 +157,14 @@ class Queue:
 
     def put_event(self, event: Event) -> None:
         """Append an event that belongs to no subscription, unless too many of them wait."""
-        if self._events_waiting >= self._limits.events:
+        if self.events_waiting >= self._limits.events:
             self.events_left_out += 1
-            return
-        self._events_waiting += 1
+        else:
+            self.put_answer(event)
+
+    def put_answer(self, event: Event) -> None:
+        """Append an event that belongs to no subscription; its number is bounded elsewhere."""
+        self.events_waiting += 1
         self.waiting_bytes += event.size_bytes
         self._entries.append((event, None))
 
@@ -202,7 +206,7 @@ class Queue:
                 self.waiting -= 1
                 self.delivered += 1
             elif not isinstance(event, Place):
-                self._events_waiting -= 1
+                self.events_waiting -= 1
             self.waiting_bytes -= event.size_bytes
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -230,11 +234,18 @@ class Queue:
             if subscription is None:
                 self._entries.append((event, None))
                 self.waiting_bytes += event.size_bytes
-                self._events_waiting += not isinstance(event, Place)
+                self.events_waiting += not isinstance(event, Place)
             elif isinstance(event, Message):
                 gap = subscription.gap
                 self.put(event, subscription)
                 subscription.gap = gap
+
+    def oldest_ns(self) -> int | None:
+        """When the oldest message that waits was received, or None: none waits."""
+        for event, _ in self._entries:
+            if isinstance(event, Message):
+                return event.received_ns
+        return None
 
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
@@ -243,7 +254,7 @@ class Queue:
             if subscription is not None:
                 self._count_closed(subscription, 1)
         self._entries.clear()
-        self._events_waiting = self.waiting_bytes = 0
+        self.events_waiting = self.waiting_bytes = 0
         return messages
 
     def _count_closed(self, subscription: Subscription, messages: int) -> None:

@@ -13,6 +13,7 @@ from the history (see `CatchUp`); meanwhile its queue gets no messages.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -28,6 +29,9 @@ from tracker.domain.transport import Transport
 #: One write carries at most this much: what a slow client's kernel refused of it is all
 #: that is held beside the queue.
 WRITE_LIMIT_BYTES = 64 * 1024
+
+#: PROTOCOL B3: while so many answers wait, the client is not read.
+ANSWERS_LIMIT = 64
 
 _QUEUES: dict[Overflow, type[Queue]] = {
     Overflow.DROP_NEW: Queue,
@@ -46,6 +50,18 @@ class CloseReason(Enum):
     SHUTDOWN = "shutdown"
     FLOOD = "flood"  # it sent more than a client may
     ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who a stream is for: `address` of the peer, `user_agent`, and since when (monotonic)."""
+
+    address: str
+    user_agent: str
+    since_s: float
+
+
+NOBODY = Client("", "", 0.0)
 
 
 class StreamOwner(Protocol):
@@ -79,12 +95,15 @@ class Stream:
         "_limits",
         "_overflow",
         "_owner",
+        "client",
         "close_reason",
         "closed_messages",
         "has_ended",
         "on_close",
         "outbox",
         "overflows",
+        "ping_due_s",
+        "ping_s",
         "queue",
         "replayed",
         "seat",
@@ -119,6 +138,11 @@ class Stream:
         self.overflows = 0
         #: Messages that it was sent from the history, before it was live.
         self.replayed = 0
+        #: Seconds between its `ping` events, None as all have; and when the next is due.
+        self.ping_s: float | None = None
+        self.ping_due_s = 0.0
+        #: Who it is for, for operators.
+        self.client: Client = NOBODY
         #: Messages that waited when it left.
         self.closed_messages = 0
         self._owner = owner
@@ -234,6 +258,17 @@ class Stream:
     def post_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device."""
         self.post(Gap(None, reason, messages))
+
+    def answer(self, event: Event) -> None:
+        """Queue the answer to what the client said; see `is_congested`."""
+        if not self.has_ended:
+            self.queue.put_answer(event)
+            self.flush()
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so many answers wait unread that no more questions should be read."""
+        return self.queue.events_waiting >= ANSWERS_LIMIT
 
     def heartbeat(self) -> None:
         """Put traffic on the wire, unless something waits already: then bytes flow anyway."""

@@ -31,6 +31,9 @@ _STEP_LIMIT = 1024
 #: How many streams are flushed between two looks at the clock.
 _FLUSHES_PER_LOOK = 32
 
+#: Longer than any batch takes: the hand-over is bounded.
+_PUBLISH_LIMIT_S = 5.0
+
 _COMPLAINT_INTERVAL_S = 1.0
 _SHOWN_BYTES = 80
 
@@ -46,7 +49,9 @@ class Ingest:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._sequence = 0
+        self._sequence = hub.sequence
+        self._epoch = hub.epoch.encode()
+        self._lost = 0
         self._step = 64
         self._complaint_due_s = float("-inf")
         self._uncomplained = 0
@@ -62,10 +67,30 @@ class Ingest:
         """Publish what `client` receives, until its connection is lost.
 
         Raises: MqttError when it is.
-        Cancellation: a batch that was taken may be published in part.
+        Cancellation: takes effect between two batches, so that what was taken is published.
         """
         while True:
-            await self.publish(await client.receive_batch())
+            await self._publish_from(client, await client.receive_batch())
+
+    async def drain(self, client: Client) -> None:
+        """Publish what `client`, which is not connected any more, still holds.
+
+        Cancellation: as `consume`.
+        """
+        while len(client.messages):
+            await self._publish_from(client, await client.receive_batch())
+
+    async def _publish_from(self, client: Client, batch: Sequence[MqttMessage]) -> None:
+        lost = client.statistics().discarded_messages - self._lost
+        if lost:
+            # Where between these messages they were lost, nobody knows: told before the
+            # first of them, and marked in the history behind the last.
+            self._lost += lost
+            self._hub.note_lost(lost)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _PUBLISH_LIMIT_S):
+            await self.publish(batch)
+        if lost:
+            self._hub.history.mark(self._hub.sequence)
 
     async def publish(self, batch: Sequence[MqttMessage]) -> None:
         """Publish `batch` in order and flush the streams that it touched.
@@ -98,7 +123,9 @@ class Ingest:
                 self._note_malformed(incoming, error)
                 continue
             self._sequence += 1
-            message = Message(self._sequence, device_id, data, incoming.received_ns)
+            message = Message(
+                self._sequence, device_id, data, incoming.received_ns, epoch=self._epoch
+            )
             if incoming.retain:
                 message.is_retained = True
                 self.retained += 1

@@ -371,7 +371,7 @@ class Connection:
             self._handle = WebSocketInbox(
                 self._outbox,
                 limit_bytes=self._config.websocket_max_message_size,
-                on_message=session.on_message,
+                session=session,
                 end=self.end,
             ).handle
             self._enter(State.WEBSOCKET)
@@ -398,6 +398,8 @@ class _NoSession:
 
     def on_message(self, message: str | bytes) -> None:
         """Nobody listens yet."""
+
+    is_congested = False
 
     def leave(self) -> None:
         """Nothing was left behind."""

@@ -13,6 +13,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Event, Message, Ping, TextMessage
 
 from tracker.domain import wire
+from tracker.domain.outbox import Session
 from tracker.server.outbox import Outbox
 
 #: RFC 6455 §7.4.1.
@@ -20,25 +21,25 @@ _MESSAGE_TOO_BIG = 1009
 
 
 class WebSocketInbox:
-    """Takes a client's bytes: `on_message` gets its messages, `end` our last bytes.
+    """Takes a client's bytes: `session` hears its messages, `end` gets our last bytes.
 
     `limit_bytes`: a larger message ends the connection with 1009.
     """
 
-    __slots__ = ("_connection", "_end", "_limit_bytes", "_on_message", "_outbox", "_parts", "_size")
+    __slots__ = ("_connection", "_end", "_limit_bytes", "_outbox", "_parts", "_session", "_size")
 
     def __init__(
         self,
         outbox: Outbox,
         *,
         limit_bytes: int,
-        on_message: Callable[[str | bytes], object],
+        session: Session,
         end: Callable[[bytes], object],
     ) -> None:
         self._connection = Connection(ConnectionType.SERVER)
         self._outbox = outbox
         self._limit_bytes = limit_bytes
-        self._on_message = on_message
+        self._session = session
         self._end = end
         self._parts: list[str | bytes] = []
         self._size = 0
@@ -52,6 +53,8 @@ class WebSocketInbox:
         for event in self._connection.events():
             if not self._act(event):
                 break
+            while self._session.is_congested and await self._outbox.wait_writable():
+                pass
         await self._outbox.wait_writable()
 
     def _act(self, event: Event) -> bool:
@@ -74,7 +77,7 @@ class WebSocketInbox:
         self._parts.append(event.data)
         if event.message_finished:
             parts, self._parts, self._size = self._parts, [], 0
-            self._on_message(_join(parts))
+            self._session.on_message(_join(parts))
         return True
 
     def _close(self, event: CloseConnection) -> None:

@@ -7,6 +7,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from tracker.web.answers import error_response
+from tracker.web.connections import add_connections
 from tracker.web.devices import add_devices
 from tracker.web.health import add_health
 from tracker.web.page import add_page
@@ -22,6 +23,7 @@ def create_app(gateway: GatewayView) -> QuartTrio:
     add_stream(app, gateway)
     add_health(app, gateway)
     add_devices(app, gateway)
+    add_connections(app, gateway)
     if gateway.api.page:
         add_page(app)
 

@@ -6,22 +6,17 @@ import trio
 from quart import websocket
 
 from tracker.domain import event, wire
-from tracker.domain.outbox import DOOR_EXTENSION
-from tracker.domain.stream import CloseReason, Stream
-from tracker.domain.transport import WEBSOCKET, WEBSOCKET_LINES
+from tracker.domain.options import StreamOptions
+from tracker.domain.outbox import DOOR_EXTENSION, Outbox
+from tracker.domain.stream import Client, CloseReason, Stream
+from tracker.domain.transport import WEBSOCKET, WEBSOCKET_LINES, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining, send_last_words
-from tracker.web.session import StreamSession
+from tracker.web.session import CLOSES, Conversation, hand_over, open_client_stream
 from tracker.web.view import GatewayView
 
 #: PROTOCOL B5.
 _BAD_PARAMETERS = 1008
-_CLOSE_CODES = {
-    CloseReason.CLIENT: 1000,
-    CloseReason.STALLED: 1001,
-    CloseReason.SHUTDOWN: 1012,
-    CloseReason.FLOOD: 1008,
-}
 
 
 async def refuse_websocket(message: str) -> None:
@@ -30,31 +25,38 @@ async def refuse_websocket(message: str) -> None:
     await websocket.close(_BAD_PARAMETERS)
 
 
-async def serve_websocket(device_ids: tuple[str, ...], gateway: GatewayView) -> None:
+async def serve_websocket(
+    device_ids: tuple[str, ...], options: StreamOptions, gateway: GatewayView
+) -> None:
     """Serve the accepted WebSocket: hand it over, or serve it until it is to be closed.
 
     Cancellation: the stream has left the hub when it is raised; nothing is sent.
     """
+
+    def open_stream(outbox: Outbox, transport: Transport) -> Stream:
+        client = Client(
+            websocket.remote_addr or "",
+            websocket.headers.get("User-Agent", ""),
+            trio.current_time(),
+        )
+        return open_client_stream(gateway, device_ids, options, outbox, transport, client)
+
     extension = websocket.scope["extensions"].get(DOOR_EXTENSION)
-    if extension is None:
-        reason = await _serve_through_asgi(device_ids, gateway)
-        await websocket.close(_CLOSE_CODES[reason])
-    else:
-        StreamSession(device_ids, gateway, extension["door"], WEBSOCKET, _close_frame)
-
-
-def _close_frame(reason: CloseReason) -> bytes:
-    return wire.close_frame(_CLOSE_CODES[reason])
-
-
-async def _serve_through_asgi(device_ids: tuple[str, ...], gateway: GatewayView) -> CloseReason:
+    if extension is not None:
+        door = extension["door"]
+        hand_over(gateway, open_stream(door.outbox, WEBSOCKET), door, _close_frame)
+        return
     outbox = AsgiOutbox()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_send_lines, outbox)
-        with gateway.hub.open_stream(device_ids, outbox, WEBSOCKET_LINES) as stream:
+        with open_stream(outbox, WEBSOCKET_LINES) as stream:
             reason = await _listen(stream, gateway)
         outbox.finish()
-    return reason
+    await websocket.close(CLOSES[reason][0])
+
+
+def _close_frame(reason: CloseReason) -> bytes:
+    return wire.close_frame(CLOSES[reason][0])
 
 
 async def _send_lines(outbox: AsgiOutbox) -> None:
@@ -64,17 +66,19 @@ async def _send_lines(outbox: AsgiOutbox) -> None:
 
 
 async def _listen(stream: Stream, gateway: GatewayView) -> CloseReason:
-    """Read and ignore what the client sends, until the stream is to be closed; say why.
+    """Hear what the client says, until the stream is to be closed; say why.
 
     A reader beside the writer, always: the notice of a disconnect stands behind what the
     client sent before it.
     """
-    allowance = gateway.new_allowance(trio.current_time())
+    conversation = Conversation(gateway, stream)
     with trio.CancelScope() as listening:
         stream.on_close = listening.cancel
+        stream.flush()
         close_if_draining(stream, gateway)
-        while allowance.take(trio.current_time()):
-            await websocket.receive()
-        stream.close(CloseReason.FLOOD)
+        while True:
+            conversation.hear(await websocket.receive())
+            while stream.is_congested:
+                await stream.outbox.wait_writable()
     await send_last_words(stream)
     return stream.close_reason or CloseReason.CLIENT

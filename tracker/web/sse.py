@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 
 from tracker.domain import wire
-from tracker.domain.outbox import DOOR_EXTENSION, Door
-from tracker.domain.stream import CloseReason, Stream
-from tracker.domain.transport import SSE_BARE, SSE_CHUNKED
+from tracker.domain.options import StreamOptions
+from tracker.domain.outbox import DOOR_EXTENSION, Door, Outbox
+from tracker.domain.stream import Client, CloseReason, Stream
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining
-from tracker.web.session import StreamSession
+from tracker.web.session import announce_end, hand_over, open_client_stream
 from tracker.web.view import GatewayView
 
 _HEADERS = {
@@ -23,42 +27,59 @@ _HEADERS = {
 }
 
 
-def sse_response(device_ids: tuple[str, ...], gateway: GatewayView) -> Response:
+def sse_response(
+    device_ids: tuple[str, ...], options: StreamOptions, gateway: GatewayView
+) -> Response:
     """The answer to the current request: a stream that ends when the gateway says so."""
     if request.method == "HEAD":
         response = Response(b"", headers=_HEADERS)
         # RFC 9110 §8.6: it would tell the length of what GET sends, and that has none.
         del response.headers["Content-Length"]
         return response
+    client = Client(
+        request.remote_addr or "", request.headers.get("User-Agent", ""), trio.current_time()
+    )
+    opening = _Opening(gateway, device_ids, options, client)
     extension = request.scope["extensions"].get(DOOR_EXTENSION)
     body: ResponseBody
     if extension is None:
-        body = _AsgiBody(device_ids, gateway)
+        body = _AsgiBody(opening)
     else:
         # HTTP/1.0 knows no chunks: the end of the stream is the end of the connection.
         is_http10 = request.scope["http_version"] == "1.0"
-        body = _HandedOverBody(device_ids, gateway, extension["door"], is_http10=is_http10)
+        body = _HandedOverBody(opening, extension["door"], is_http10=is_http10)
     response = Response(body, headers=_HEADERS)
     response.timeout = None  # Quart would end it after RESPONSE_TIMEOUT
     return response
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What a stream is opened with, once the headers have left."""
+
+    gateway: GatewayView
+    device_ids: tuple[str, ...]
+    options: StreamOptions
+    client: Client
+
+    def open(self, outbox: Outbox, transport: Transport) -> Stream:
+        return open_client_stream(
+            self.gateway, self.device_ids, self.options, outbox, transport, self.client
+        )
+
+
 class _HandedOverBody(ResponseBody):
     """Hands the connection over once the headers have left, and yields nothing."""
 
-    def __init__(
-        self, device_ids: tuple[str, ...], gateway: GatewayView, door: Door, *, is_http10: bool
-    ) -> None:
-        self._device_ids = device_ids
-        self._gateway = gateway
+    def __init__(self, opening: _Opening, door: Door, *, is_http10: bool) -> None:
+        self._opening = opening
         self._door = door
         self._transport = SSE_BARE if is_http10 else SSE_CHUNKED
         self._last = b"" if is_http10 else wire.LAST_CHUNK
 
     async def __aenter__(self) -> _HandedOverBody:
-        StreamSession(
-            self._device_ids, self._gateway, self._door, self._transport, self._last_bytes
-        )
+        stream = self._opening.open(self._door.outbox, self._transport)
+        hand_over(self._opening.gateway, stream, self._door, self._last_bytes)
         return self
 
     def _last_bytes(self, _: CloseReason) -> bytes:
@@ -83,16 +104,20 @@ class _AsgiBody(ResponseBody):
 
     _stream: Stream
 
-    def __init__(self, device_ids: tuple[str, ...], gateway: GatewayView) -> None:
-        self._device_ids = device_ids
-        self._gateway = gateway
+    def __init__(self, opening: _Opening) -> None:
+        self._opening = opening
         self._outbox = AsgiOutbox()
 
     async def __aenter__(self) -> _AsgiBody:
-        self._stream = self._gateway.hub.open_stream(self._device_ids, self._outbox, SSE_BARE)
-        self._stream.on_close = self._outbox.finish
-        close_if_draining(self._stream, self._gateway)
+        self._stream = self._opening.open(self._outbox, SSE_BARE)
+        self._stream.on_close = self._finish
+        self._stream.flush()
+        close_if_draining(self._stream, self._opening.gateway)
         return self
+
+    def _finish(self) -> None:
+        announce_end(self._stream, self._stream.close_reason or CloseReason.CLIENT)
+        self._outbox.finish()
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._stream.leave()
