@@ -373,7 +373,7 @@ class Stream:
         if self.has_ended:
             return
         self.has_ended = True
-        self.outbox.on_writable = self.outbox.on_stalled = None
+        self.outbox.on_writable = self.outbox.on_stalled = self.on_close = None
         self._drop_waiting()
         self._owner.forget(self)
 

@@ -27,7 +27,6 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -51,6 +50,7 @@ from tracker.domain.errors import leaves
 from tracker.domain.outbox import DOOR_EXTENSION, Session
 from tracker.server import request, sockets
 from tracker.server.http2 import Http2Tasks, serve_stream
+from tracker.server.inbox import NO_INBOX, HypercornInbox, Inbox
 from tracker.server.outbox import Outbox, TlsOutbox
 from tracker.server.tasks import ConnectionTasks
 from tracker.server.websocket import WebSocketInbox
@@ -111,9 +111,8 @@ class Connection:
         self._read_deadline = trio.current_time() + head_s
         self._outbox = self._make_outbox()
         self._session: Session = _NO_SESSION
-        self._tasks: TaskGroup
-        #: Takes what the peer sent, where somebody does.
-        self._handle: Callable[[bytes], Awaitable[None]]
+        self._tasks = TaskGroup()
+        self._inbox: Inbox = NO_INBOX
 
     @property
     def is_idle(self) -> bool:
@@ -145,6 +144,11 @@ class Connection:
         self._outbox.close()
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
+        # What is left refers to us: without a cycle it is freed now, and not by the collector.
+        self._session = _NO_SESSION
+        self._inbox.let_go()
+        self._inbox = NO_INBOX
+        self._tasks = TaskGroup()
 
     async def _serve(self) -> None:
         is_http2 = False
@@ -170,7 +174,7 @@ class Connection:
             if is_http2:
                 self._enter(State.HTTP2, self._config.keep_alive_timeout)
             await protocol.initiate()
-            self._handle = partial(_handle, protocol)
+            self._inbox = HypercornInbox(protocol)
             del protocol
             await self._read()
             self.cancel()
@@ -259,7 +263,7 @@ class Connection:
             if self._state is State.WEBSOCKET or self._state is State.HTTP2:
                 data = bytes(self._held)
                 self._held.clear()
-                await self._handle(data)
+                await self._inbox.handle(data)
             elif self._state is not State.HEAD:
                 if len(self._held) > _HELD_LIMIT_BYTES:
                     self.cancel()  # it keeps sending without reading the answer
@@ -286,7 +290,7 @@ class Connection:
         self._held = bytearray(parts[1])
         self._head_begun = False
         self._enter(State.HANDSHAKE if head.is_websocket else State.REQUEST)
-        await self._handle(head.data)
+        await self._inbox.handle(head.data)
         return True
 
     async def _refuse(self, refusal: request.Refusal) -> None:
@@ -353,7 +357,14 @@ class Connection:
             await serve_stream(self._app, scope, receive, send, self._stall_s)
             return
         scope["extensions"][DOOR_EXTENSION] = {"door": self}
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except BaseExceptionGroup as group:
+            if not all(isinstance(error, trio.Cancelled) for error in leaves(group)):
+                raise
+            # Hypercorn would keep the group in a cycle with its own frame: cancelled is
+            # cancelled, so let one plain `Cancelled` be raised instead.
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     # The door
 
@@ -365,18 +376,20 @@ class Connection:
     def hand_over(self, session: Session) -> None:
         """See `Door`."""
         self._session = session
+        self._inbox.let_go()
         if self._state is State.CLOSING or self._peer_finished:
             self.cancel()
         elif self._state is State.ACCEPTED:
-            self._handle = WebSocketInbox(
+            self._inbox = WebSocketInbox(
                 self._outbox,
                 limit_bytes=self._config.websocket_max_message_size,
                 session=session,
                 end=self.end,
-            ).handle
+            )
             self._enter(State.WEBSOCKET)
             self._poke()
         else:
+            self._inbox = NO_INBOX
             self._enter(State.STREAM)
 
     def _is_handed_over(self) -> bool:
@@ -406,10 +419,6 @@ class _NoSession:
 
 
 _NO_SESSION = _NoSession()
-
-
-async def _handle(protocol: ProtocolWrapper, data: bytes) -> None:
-    await protocol.handle(RawData(data))
 
 
 def _address(sock: socket.socket, name: Callable[[socket.socket], Any]) -> tuple[str, int] | None:

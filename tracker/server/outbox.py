@@ -187,8 +187,9 @@ class Outbox:
         self._break()
 
     def _break(self) -> None:
+        tell = self.on_broken
         self.close()
-        self.on_broken()
+        tell()
 
     def close(self) -> None:
         """Forget the descriptor, at once; whoever waits is woken. Idempotent."""
@@ -196,10 +197,16 @@ class Outbox:
         self.writable = False
         self._tail.clear()
         self._wake()
+        # Both refer to the connection, which refers to us.
+        self.on_broken = self._spawn = _ignore
 
     def _wake(self) -> None:
         if self._waiters is not None:
             self._waiters.unpark_all()
+
+
+def _ignore(run: object = None) -> None:
+    """The connection has ended: nothing runs, nobody is told."""
 
 
 class TlsOutbox(Outbox):

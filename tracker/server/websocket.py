@@ -57,6 +57,10 @@ class WebSocketInbox:
                 pass
         await self._outbox.wait_writable()
 
+    def let_go(self) -> None:
+        """Let go of the connection."""
+        self._end = _ignore
+
     def _act(self, event: Event) -> bool:
         """Act on one event; False when it was the last that counts."""
         if isinstance(event, Message):
@@ -85,6 +89,10 @@ class WebSocketInbox:
             self._end(self._connection.send(event.response()))
         else:  # what came is no WebSocket: wsproto says which code is due
             self._end(wire.close_frame(event.code))
+
+
+def _ignore(last: bytes) -> None:
+    """The connection has ended already."""
 
 
 def _join(parts: list[str | bytes]) -> str | bytes:
