@@ -23,6 +23,7 @@ from pathlib import Path
 import trio
 from hypercorn.config import Config
 
+from tracker.collector import run_collector
 from tracker.domain import event
 from tracker.domain.errors import leaves
 from tracker.domain.history import HistoryLimits
@@ -114,6 +115,10 @@ class Parts:
             is_whole = not mqtt.clean_session and mqtt.qos > 0
             self.hub.restore(position, messages, is_whole=is_whole)
 
+    def messages_received(self) -> int:
+        """MQTT messages taken in since the start."""
+        return self.ingest.received
+
     def keep_history(self) -> None:
         """Write the history, where the settings ask for it. Blocks."""
         path = self.settings.stream.history_file
@@ -181,6 +186,7 @@ async def serve_gateway(
             parts.link.address,
             ", ".join(settings.mqtt.topics),
         )
+        nursery.start_soon(run_collector, parts.messages_received, server.connection_changes)
         mqtt_scope, mqtt_ended = trio.CancelScope(), trio.Event()
         nursery.start_soon(_run_in, mqtt_scope, parts.run_beside_http, mqtt_ended)
         task_status.started(Gateway(urls, stop))

@@ -43,7 +43,7 @@ def _ping(stream: Stream) -> None:
 
 
 def _ping_apart(hub: Hub) -> None:
-    now_s = trio.current_time()
+    now_s = time.monotonic()
     for stream in list(hub.pinged_apart):
         if stream.ping_s is not None and now_s >= stream.ping_due_s:
             stream.ping_due_s += stream.ping_s

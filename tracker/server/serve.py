@@ -147,6 +147,10 @@ class Server:
             if connection.is_idle:
                 connection.cancel()
 
+    def connection_changes(self) -> int:
+        """How many connections came, plus how many went, since the start."""
+        return 2 * self._accepted - len(self._connections)
+
     def statistics(self) -> ServerStatistics:
         """The counters at this moment."""
         return ServerStatistics(len(self._connections), self._accepted, self._refused)

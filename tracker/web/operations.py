@@ -21,21 +21,25 @@ from tracker.domain.options import StreamOptions
 from tracker.domain.stream import Stream
 from tracker.web.parameters import (
     check_device_ids,
+    check_track,
     parse_max_rate,
     parse_mode,
     parse_ping,
     parse_track,
+    shown,
 )
 
-Ref = str | int | None
-_DeviceId = Annotated[str, Meta(min_length=1)] | int
+#: It comes back in the answer, and up to 64 answers may wait.
+_REF_LIMIT_CHARS = 128
+Ref = Annotated[str, Meta(max_length=_REF_LIMIT_CHARS)] | int | None
+_DeviceIds = Annotated[list[Annotated[str, Meta(min_length=1)] | int], Meta(min_length=1)]
 _Flag = bool | Annotated[int, Meta(ge=0, le=1)]
 
 
 class Subscribe(Struct, forbid_unknown_fields=True, tag_field="op", tag="subscribe"):
     """Add devices to the stream, first with their last message or their track."""
 
-    device_ids: list[_DeviceId]
+    device_ids: _DeviceIds
     ref: Ref = None
     last: _Flag = False
     track: str | Annotated[float, Meta(ge=0)] = 0.0
@@ -44,7 +48,7 @@ class Subscribe(Struct, forbid_unknown_fields=True, tag_field="op", tag="subscri
 class Unsubscribe(Struct, forbid_unknown_fields=True, tag_field="op", tag="unsubscribe"):
     """Take devices from the stream."""
 
-    device_ids: list[_DeviceId]
+    device_ids: _DeviceIds
     ref: Ref = None
 
 
@@ -73,14 +77,22 @@ class Ping(Struct, forbid_unknown_fields=True, tag_field="op", tag="ping"):
 Operation = Subscribe | Unsubscribe | Options | Auth | Ping
 
 
+_TYPES: tuple[type[Struct], ...] = (Subscribe, Unsubscribe, Options, Auth, Ping)
+_NAMES = [str(each.__struct_config__.tag) for each in _TYPES]
+
+
 class _Named(Struct):
-    op: str | UnsetType = UNSET
+    op: object = UNSET
     ref: Raw = Raw(b"null")
+
+
+class _WithRef(Struct):
+    ref: Ref = None
 
 
 _decode = msgspec.json.Decoder(Operation).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
-_decode_ref = msgspec.json.Decoder(Ref).decode
+_decode_with_ref = msgspec.json.Decoder(_WithRef).decode
 
 
 def perform(text: str, stream: Stream, hub: Hub, *, limit: int, now_ns: int) -> Event | None:
@@ -95,14 +107,14 @@ def perform(text: str, stream: Stream, hub: Hub, *, limit: int, now_ns: int) -> 
     if named.op is UNSET:
         return None
     ref: Ref = None
+    prefix = f"{named.op}: " if named.op in _NAMES else ""
     try:
-        ref = _decode_ref(named.ref)
-        operation = _decode(text)
-        return _answer(operation, stream, hub, limit, now_ns)
-    except msgspec.ValidationError as error:
-        return event.error(f"{named.op}: {error}", ref)
-    except BadRequestError as error:
-        return event.error(f"{named.op}: {error}", ref)
+        ref = _decode_with_ref(text).ref
+        if not prefix:
+            return event.error(f"op: {shown(named.op)}, expected {' or '.join(_NAMES)}", ref)
+        return _answer(_decode(text), stream, hub, limit, now_ns)
+    except (msgspec.ValidationError, BadRequestError) as error:
+        return event.error(f"{prefix}{error}", ref)
 
 
 def _answer(operation: Operation, stream: Stream, hub: Hub, limit: int, now_ns: int) -> Event:
@@ -112,7 +124,7 @@ def _answer(operation: Operation, stream: Stream, hub: Hub, limit: int, now_ns: 
         hub.unsubscribe(stream, map(str, operation.device_ids))
         return _ack("unsubscribe", operation.ref, stream, hub)
     if isinstance(operation, Options):
-        return _change(operation, stream, hub)
+        return _change(operation, stream, hub, now_ns)
     if isinstance(operation, Auth):
         raise BadRequestError("token: not configured here, expected no token")
     return _ack("ping", operation.ref, stream, hub)
@@ -121,18 +133,23 @@ def _answer(operation: Operation, stream: Stream, hub: Hub, limit: int, now_ns: 
 def _subscribe(operation: Subscribe, stream: Stream, hub: Hub, limit: int, now_ns: int) -> Event:
     device_ids = list(dict.fromkeys(map(str, operation.device_ids)))
     new = [device_id for device_id in device_ids if device_id not in stream.subscriptions]
-    check_device_ids(new, limit - len(stream.subscriptions))
+    if len(stream.subscriptions) + len(new) > limit:
+        raise BadRequestError(
+            f"device_ids: {len(stream.subscriptions)} ids and {len(new)} more, expected at most"
+            f" {limit}"
+        )
+    check_device_ids(new, limit)
     track = operation.track
     options = StreamOptions(
         has_snapshot=bool(operation.last),
-        track_s=parse_track(track) if isinstance(track, str) else track,
+        track_s=parse_track(track) if isinstance(track, str) else check_track(track),
     )
     answer = _ack("subscribe", operation.ref, stream, hub)
     hub.subscribe(stream, device_ids, options, now_ns=now_ns)
     return answer
 
 
-def _change(operation: Options, stream: Stream, hub: Hub) -> Event:
+def _change(operation: Options, stream: Stream, hub: Hub, now_ns: int) -> Event:
     changes: list[Callable[[], object]] = []
     if operation.mode is not UNSET:
         overflow = parse_mode(operation.mode)
@@ -142,6 +159,7 @@ def _change(operation: Options, stream: Stream, hub: Hub) -> Event:
         changes.append(lambda: stream.set_max_rate(rate))
     if operation.ping is not UNSET:
         ping_s = None if operation.ping is None else parse_ping(operation.ping)
+        stream.ping_due_s = now_ns / 1e9 + (ping_s or 0.0)
         changes.append(lambda: hub.set_ping(stream, ping_s))
     for change in changes:  # all of them are right: none is made where one is not
         change()

@@ -17,9 +17,12 @@ NO_DEVICE_IDS = "Debe especificar al menos un device_id en los query params"
 _MODES = {
     overflow.value: overflow for overflow in (Overflow.LATEST, Overflow.DROP_OLD, Overflow.DROP_NEW)
 }
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|m|h|)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _FLAGS = {"1": True, "0": False}
+_SHOWN_CHARS = 40
+#: The settings know no longer age of a message.
+_TRACK_S = (0.0, 1_000_000.0)
 _PING_S = (5.0, 300.0)
 _MAX_RATE_PER_S = (0.001, 1000.0)
 
@@ -77,14 +80,19 @@ def parse_track(text: str) -> float:
     """Seconds of `15m`, `90s`, `1h`, `900`. Raises: BadRequestError."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise BadRequestError(f"track: {_shown(text)}, expected a duration such as 15m, 90s or 1h")
-    return float(match[1]) * _SECONDS[match[2]]
+        raise BadRequestError(f"track: {shown(text)}, expected a duration such as 15m, 90s or 1h")
+    return check_track(float(match[1]) * _SECONDS[match[2]])
+
+
+def check_track(length_s: float) -> float:
+    """Raises: BadRequestError."""
+    return _within("track", length_s, *_TRACK_S, "seconds")
 
 
 def parse_mode(text: str) -> Overflow:
     """Raises: BadRequestError."""
     if text not in _MODES:
-        raise BadRequestError(f"mode: {_shown(text)}, expected {' or '.join(_MODES)}")
+        raise BadRequestError(f"mode: {shown(text)}, expected {' or '.join(_MODES)}")
     return _MODES[text]
 
 
@@ -108,16 +116,18 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadRequestError(f"{name}: {_shown(text)}, expected a number") from None
+        raise BadRequestError(f"{name}: {shown(text)}, expected a number") from None
 
 
 def _flag(name: str, text: str | None) -> bool:
     if text is None:
         return False
     if text not in _FLAGS:
-        raise BadRequestError(f"{name}: {_shown(text)}, expected 1 or 0")
+        raise BadRequestError(f"{name}: {shown(text)}, expected 1 or 0")
     return _FLAGS[text]
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+def shown(value: object) -> str:
+    """What a client sent, short enough to be told to it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

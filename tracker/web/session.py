@@ -43,11 +43,10 @@ def open_client_stream(
     client: Client,
 ) -> Stream:
     """Open the stream that a client asked for; what it begins with waits in its queue."""
-    stream = gateway.hub.open_stream(
-        device_ids, outbox, transport, options, now_ns=time.monotonic_ns()
-    )
+    now_ns = time.monotonic_ns()
+    stream = gateway.hub.open_stream(device_ids, outbox, transport, options, now_ns=now_ns)
     stream.client = client
-    stream.ping_due_s = trio.current_time() + (stream.ping_s or 0.0)
+    stream.ping_due_s = now_ns / 1e9 + (stream.ping_s or 0.0)
     return stream
 
 
