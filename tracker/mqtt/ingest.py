@@ -1,8 +1,8 @@
 """From MQTT to the hub: decode once, publish in order, flush where we stand.
 
 Theory of operation: a batch is what arrived while the last one was being published. It is
-published in steps, each short enough that every other task has its turn soon; the size
-of a step follows what the last one took. Between the publish and the flush of a step
+published in steps, and the clock ends a step, not a number of messages: one message may
+have no client and the next one all of them. Between the publish and the flush of a step
 there is no checkpoint, so what is new leaves before anything newer comes.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -25,11 +26,13 @@ from tracker.mqtt.message import Message as MqttMessage
 
 log = logging.getLogger("tracker.ingest")
 
-#: Law 2: a checkpoint at least every 2 ms; a step aims at half of it.
+#: Law 2: a checkpoint at least every 2 ms. What is longer is one message's way to all its
+#: streams, which nothing may come between.
 _TURN_NS = 2_000_000
-_STEP_LIMIT = 1024
+#: How much of a turn is spent on publishing; the rest is for the flush.
+_PUBLISH_NS = 1_000_000
 #: How many streams are flushed between two looks at the clock.
-_FLUSHES_PER_LOOK = 32
+_FLUSHES_PER_LOOK = 8
 
 _COMPLAINT_INTERVAL_S = 1.0
 _SHOWN_BYTES = 80
@@ -47,7 +50,6 @@ class Ingest:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sequence = 0
-        self._step = 64
         self._complaint_due_s = float("-inf")
         self._uncomplained = 0
         self.received = 0
@@ -70,58 +72,62 @@ class Ingest:
     async def publish(self, batch: Sequence[MqttMessage]) -> None:
         """Publish `batch` in order and flush the streams that it touched.
 
-        Cancellation: what was published by then stays published; the rest is lost.
+        Cancellation: what was published by then stays published, and leaves with the next
+        flush of its stream; the rest is lost.
         """
         self.batch_messages.observe(len(batch))
-        start = 0
-        while start < len(batch):
+        pending = deque(batch)
+        while pending:
             begun_ns = time.monotonic_ns()
-            messages = self._decode_all(batch[start : start + self._step])
-            start += self._step
-            touched = self._hub.publish_batch(messages)
+            oldest_ns = pending[0].received_ns
+            touched = self._hub.publish_batch(self._decode(pending, begun_ns + _PUBLISH_NS))
             if touched:
-                await self._flush(touched, messages[0].received_ns, begun_ns)
-            self._adapt(time.monotonic_ns() - begun_ns)
+                await self._flush(touched, oldest_ns, begun_ns + _TURN_NS)
             if self._hub.notices:
                 self.log_drops()
-            if start < len(batch):
+            if pending:
                 await trio.lowlevel.checkpoint()
 
-    def _decode_all(self, batch: Sequence[MqttMessage]) -> list[Message]:
-        received_utc_s = time.time()
-        messages = []
-        for incoming in batch:
+    def _decode(self, pending: deque[MqttMessage], until_ns: int) -> Iterator[Message]:
+        """Take and decode what is pending, at least one message, until the clock says so.
+
+        The live ones are yielded as they come: what the hub does with them takes its time.
+        """
+        utc_minus_monotonic_s = time.time() - time.monotonic()
+        while pending:
+            incoming = pending.popleft()
             self.received += 1
             try:
-                device_id, data = decode(incoming.payload, received_utc_s)
+                device_id, data = decode(
+                    incoming.payload, utc_minus_monotonic_s + incoming.received_ns / 1e9
+                )
             except MalformedPayloadError as error:
                 self._note_malformed(incoming, error)
-                continue
-            self._sequence += 1
-            message = Message(self._sequence, device_id, data, incoming.received_ns)
-            if incoming.retain:
-                message.is_retained = True
-                self.retained += 1
-                self._hub.seed(message)
             else:
-                messages.append(message)
-        return messages
+                self._sequence += 1
+                message = Message(
+                    self._sequence,
+                    device_id,
+                    data,
+                    incoming.received_ns,
+                    is_retained=incoming.retain,
+                )
+                if incoming.retain:
+                    self.retained += 1
+                    self._hub.seed(message)
+                else:
+                    yield message
+            if time.monotonic_ns() >= until_ns:
+                return
 
-    async def _flush(self, touched: Sequence[Stream], oldest_ns: int, begun_ns: int) -> None:
+    async def _flush(self, touched: Sequence[Stream], oldest_ns: int, turn_ends_ns: int) -> None:
         delivered = 0
-        turn_ends_ns = begun_ns + _TURN_NS
         for count, stream in enumerate(touched, 1):
             delivered += stream.flush()
-            if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() > turn_ends_ns:
+            if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() >= turn_ends_ns:
                 await trio.lowlevel.checkpoint()
                 turn_ends_ns = time.monotonic_ns() + _TURN_NS
         self.latency_s.observe((time.monotonic_ns() - oldest_ns) / 1e9, delivered)
-
-    def _adapt(self, took_ns: int) -> None:
-        if took_ns > _TURN_NS:
-            self._step = max(1, self._step // 2)
-        elif took_ns < _TURN_NS // 4:
-            self._step = min(_STEP_LIMIT, self._step * 2)
 
     def log_drops(self) -> None:
         """Log the drops that are due to be told. PROTOCOL A4."""
