@@ -177,7 +177,7 @@ async def test_a_closed_outbox_touches_nothing(nursery: trio.Nursery) -> None:
     [
         (errno.EPIPE, ["broken"]),
         (errno.ECONNRESET, ["broken"]),
-        (errno.ETIMEDOUT, ["stalled", "broken"]),  # TCP_USER_TIMEOUT, tcp(7)
+        (errno.ETIMEDOUT, ["stalled", "broken"]),  # keepalive, tcp(7)
     ],
 )
 @pytest.mark.parametrize("has_tail", [False, True])
