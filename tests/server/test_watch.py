@@ -81,7 +81,7 @@ async def test_the_deadline_starts_anew_with_each_byte(
         )
         stalled: list[int] = []
         looks = iter(acknowledged)
-        monkeypatch.setattr(connection_module.sockets, "acknowledged_bytes", lambda _: next(looks))
+        monkeypatch.setattr(sockets, "acknowledged_bytes", lambda _: next(looks))
         for second in range(len(acknowledged)):
             connection.outbox.on_stalled = lambda now=second: stalled.append(now)
             connection.watch()
