@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 from tracker.domain.message import Message
+from tracker.domain.stream import Stream
 
 
 class FakeOutbox:
@@ -94,6 +95,25 @@ class ServedOutbox(FakeOutbox):
     def serve(self) -> None:
         """The other task's turn: what was written leaves."""
         self.feed(len(self.tail))
+
+
+class FakeKeeper:
+    """Keeps the books of streams outside any hub; `drops` are the ids, one for each drop."""
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.drops: list[str] = []
+        self.events_left_out = 0
+        self.left: list[tuple[Stream, int]] = []
+
+    def note_drop(self, device_id: str) -> None:
+        self.drops.append(device_id)
+
+    def note_event_left_out(self) -> None:
+        self.events_left_out += 1
+
+    def note_leave(self, stream: Stream, messages: int) -> None:
+        self.left.append((stream, messages))
 
 
 def make_message(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.domain.test_wire import response_body, texts
 from tests.event_stream import Dispatched, parse_event_stream
-from tests.fakes import FakeOutbox, ServedOutbox, make_message
+from tests.fakes import FakeKeeper, FakeOutbox, ServedOutbox, make_message
 from tracker.domain import wire
 from tracker.domain.event import HEARTBEAT, PING, reconnect
 from tracker.domain.message import Message
@@ -33,11 +33,10 @@ def open_stream(
     outbox: FakeOutbox,
     transport: Transport = WEBSOCKET,
     limits: QueueLimits = LIMITS,
-    drops: list[str] | None = None,
+    keeper: FakeKeeper | None = None,
 ) -> Stream:
-    """A stream of the devices 1 and 2, outside any hub; `drops` gets the id of each drop."""
-    told = list[str]() if drops is None else drops
-    return Stream(["1", "2"], outbox, transport, limits, told.append)
+    """A stream of the devices 1 and 2, outside any hub."""
+    return Stream(["1", "2"], outbox, transport, limits, keeper or FakeKeeper())
 
 
 def offer(stream: Stream, *messages: Message) -> None:
@@ -121,22 +120,22 @@ def test_each_transport_carries_messages_and_events_in_one_order() -> None:
 
 def test_a_burst_larger_than_the_queue_is_no_loss() -> None:
     """PROTOCOL A4: a client that takes what it is sent loses nothing, however large the burst."""
-    outbox, drops = FakeOutbox(), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     messages = messages_of("1", 5000)
     offer(stream, *messages)
     stream.flush()
     assert outbox.kernel == frames(*messages)
-    assert (counters(stream), drops) == ((5000, 5000, 0, 0), [])
+    assert (counters(stream), keeper.drops) == ((5000, 5000, 0, 0), [])
 
 
 def test_a_message_larger_than_the_bound_is_no_loss() -> None:
-    outbox, drops = FakeOutbox(), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     messages = [make_message(n, data=b"x" * 2000) for n in range(3)]
     offer(stream, *messages)
     stream.flush()
-    assert (outbox.kernel, drops) == (frames(*messages), [])
+    assert (outbox.kernel, keeper.drops) == (frames(*messages), [])
 
 
 def test_a_write_is_bounded_in_bytes() -> None:
@@ -178,38 +177,42 @@ def test_nothing_leaves_the_queue_while_there_is_a_tail() -> None:
 
 
 def test_a_message_is_dropped_only_after_the_kernel_has_refused() -> None:
-    outbox, drops = FakeOutbox(appetite=0), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(appetite=0), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     messages = messages_of("1", 10)
     offer(stream, *messages[:3])
     assert outbox.writes == []
     # The fourth finds the queue full: the kernel is asked, and refuses. The three are the tail.
     offer(stream, messages[3])
-    assert (outbox.tail, counters(stream), drops) == (frames(*messages[:3]), (4, 3, 0, 1), [])
+    assert (outbox.tail, counters(stream), keeper.drops) == (
+        frames(*messages[:3]),
+        (4, 3, 0, 1),
+        [],
+    )
     offer(stream, *messages[4:])
-    assert (counters(stream), drops) == ((10, 3, 4, 3), ["1"] * 4)
+    assert (counters(stream), keeper.drops) == ((10, 3, 4, 3), ["1"] * 4)
     # The new ones are dropped, not the old ones.
     outbox.feed()
     assert outbox.kernel == frames(*messages[:6])
 
 
 def test_one_device_does_not_take_the_room_of_another() -> None:
-    outbox, drops = FakeOutbox(appetite=0), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(appetite=0), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     stream.post(PING)
     offer(stream, *messages_of("1", 5), make_message(9, "2"))
-    assert (counters(stream, "1"), counters(stream, "2"), drops) == (
+    assert (counters(stream, "1"), counters(stream, "2"), keeper.drops) == (
         *((5, 0, 2, 3), (1, 0, 0, 1), ["1", "1"]),
     )
 
 
 def test_the_bytes_of_all_devices_are_bounded() -> None:
-    outbox, drops = FakeOutbox(appetite=0), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(appetite=0), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     stream.post(PING)  # the tail
     offer(stream, make_message(1, "1", b"x" * 600), make_message(2, "2", b"x" * 400))
     offer(stream, make_message(3, "2", b"x"), make_message(4, "1", b"x"))
-    assert (stream.queue.waiting_bytes, drops) == (1000, ["2", "1"])
+    assert (stream.queue.waiting_bytes, keeper.drops) == (1000, ["2", "1"])
 
 
 @pytest.mark.parametrize("transport", [WEBSOCKET, SSE_CHUNKED])
@@ -246,15 +249,15 @@ def test_a_kernel_that_takes_any_number_of_bytes_at_a_time(transport: Transport)
     )
 )
 def test_what_the_kernel_got_is_what_was_accepted_in_order(steps: list[tuple[str, int]]) -> None:
-    outbox, drops = FakeOutbox(), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = FakeOutbox(), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     accepted: list[bytes] = []
     for sequence, (step, size) in enumerate(steps):
         if step == "offer":
             message = make_message(sequence, data=b"%d" % sequence + b"x" * size)
-            told = len(drops)
+            told = len(keeper.drops)
             offer(stream, message)
-            if len(drops) == told:
+            if len(keeper.drops) == told:
                 accepted.append(message.frame())
             else:
                 assert outbox.refusing
@@ -265,14 +268,14 @@ def test_what_the_kernel_got_is_what_was_accepted_in_order(steps: list[tuple[str
         elif step == "starve":
             outbox.starve()
         else:
-            left_out = stream.queue.events_left_out
+            left_out = keeper.events_left_out
             stream.post(PING)
-            if stream.queue.events_left_out == left_out:
+            if keeper.events_left_out == left_out:
                 accepted.append(PING.frame())
         assert b"".join(accepted).startswith(outbox.kernel)
         offered, delivered, dropped, waiting = counters(stream)
         assert offered == delivered + dropped + waiting
-        assert (dropped, waiting <= 3) == (len(drops), True)
+        assert (dropped, delivered, waiting <= 3) == (len(keeper.drops), keeper.delivered, True)
     stream.flush()
     outbox.feed()
     assert outbox.kernel == b"".join(accepted)
@@ -283,15 +286,15 @@ def test_what_the_kernel_got_is_what_was_accepted_in_order(steps: list[tuple[str
 
 def test_not_having_been_served_yet_is_no_refusal() -> None:
     """Over ASGI and TLS nothing leaves where it is written: the bytes bound what waits."""
-    outbox, drops = ServedOutbox(), list[str]()
+    outbox, keeper = ServedOutbox(), FakeKeeper()
     limits = QueueLimits(messages=3, total_bytes=4000, events=2)
-    stream = open_stream(outbox, limits=limits, drops=drops)
+    stream = open_stream(outbox, limits=limits, keeper=keeper)
     messages = messages_of("1", 150)
     sizes = list(itertools.accumulate(message.size_bytes for message in messages))
     offer(stream, *messages)
     # The first three were written when the fourth came; the rest waits, up to the bytes.
     fit = sum(size - sizes[2] <= 4000 for size in sizes)
-    assert (stream.queue.waiting, len(drops)) == (fit - 3, 150 - fit)
+    assert (stream.queue.waiting, len(keeper.drops)) == (fit - 3, 150 - fit)
     assert fit > 90
     while outbox.tail:
         outbox.serve()
@@ -299,13 +302,13 @@ def test_not_having_been_served_yet_is_no_refusal() -> None:
 
 
 def test_a_served_outbox_that_is_behind_is_held_to_both_bounds() -> None:
-    outbox, drops = ServedOutbox(), list[str]()
-    stream = open_stream(outbox, drops=drops)
+    outbox, keeper = ServedOutbox(), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     offer(stream, make_message(0))
     stream.flush()
     outbox.is_behind = True
     offer(stream, *messages_of("1", 10))
-    assert (counters(stream), len(drops)) == ((11, 1, 7, 3), 7)
+    assert (counters(stream), len(keeper.drops)) == ((11, 1, 7, 3), 7)
 
 
 @settings(max_examples=50, deadline=None)
@@ -371,11 +374,11 @@ def test_a_heartbeat_on_each_transport(transport: Transport, writes: list[bytes]
 
 
 def test_pings_of_a_client_that_is_behind_do_not_pile_up() -> None:
-    outbox = FakeOutbox(appetite=0)
-    stream = open_stream(outbox)
+    outbox, keeper = FakeOutbox(appetite=0), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     for _ in range(10):
         stream.post(PING)
-    assert (len(stream.queue), stream.queue.events_left_out) == (2, 7)
+    assert (len(stream.queue), keeper.events_left_out) == (2, 7)
     outbox.feed()
     assert outbox.kernel == PING.frame() * 3
 
@@ -410,12 +413,13 @@ def test_a_stream_without_anybody_to_tell_may_close() -> None:
 
 def test_after_the_end_nothing_reaches_the_outbox() -> None:
     """Its connection may serve another answer by then."""
-    outbox = FakeOutbox(appetite=0)
-    stream = open_stream(outbox)
+    outbox, keeper = FakeOutbox(appetite=0), FakeKeeper()
+    stream = open_stream(outbox, keeper=keeper)
     stream.post(PING)
     offer(stream, make_message(1))
     stream.post(PING)
     stream.leave()
+    assert keeper.left == [(stream, 1)]
     assert (outbox.on_writable, outbox.on_stalled) == (None, None)
     outbox.feed()
     stream.post(PING)
@@ -423,6 +427,14 @@ def test_after_the_end_nothing_reaches_the_outbox() -> None:
     assert stream.flush() == 0
     assert outbox.writes == [PING.frame()]
     assert (len(stream.queue), counters(stream)) == (0, (1, 0, 1, 0))
+
+
+def test_a_stream_leaves_once() -> None:
+    keeper = FakeKeeper()
+    with open_stream(FakeOutbox(), keeper=keeper) as stream:
+        stream.leave()
+        stream.leave()
+    assert keeper.left == [(stream, 0)]
 
 
 def test_the_labels_of_the_metrics_stay_as_they_are() -> None:

@@ -70,7 +70,6 @@ class Queue:
         "_limits",
         "delivered",
         "dropped",
-        "events_left_out",
         "waiting_bytes",
     )
 
@@ -81,7 +80,6 @@ class Queue:
         self.waiting_bytes = 0
         self.delivered = 0
         self.dropped = 0
-        self.events_left_out = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -110,14 +108,14 @@ class Queue:
         self.waiting_bytes += message.size_bytes
         self._entries.append((message, subscription))
 
-    def put_event(self, event: Event) -> None:
-        """Append an event that belongs to no subscription, unless too many of them wait."""
+    def put_event(self, event: Event) -> bool:
+        """Append an event that belongs to no subscription; False when too many of them wait."""
         if self._events_waiting >= self._limits.events:
-            self.events_left_out += 1
-            return
+            return False
         self._events_waiting += 1
         self.waiting_bytes += event.size_bytes
         self._entries.append((event, None))
+        return True
 
     def drop(self, subscription: Subscription) -> None:
         """Count a message that was offered and not accepted."""

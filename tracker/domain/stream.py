@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from tracker.domain.event import HEARTBEAT, Event
 from tracker.domain.message import Message
@@ -54,6 +55,22 @@ SSE_CHUNKED = Transport("sse", Event.chunk)
 SSE_BARE = Transport("sse", Event.sse)
 
 
+class Keeper(Protocol):
+    """Who opened a stream, and keeps the books of all of them: no sum over many streams."""
+
+    #: Messages that left the queues for the sockets.
+    delivered: int
+
+    def note_drop(self, device_id: str) -> None:
+        """A message of this device was dropped: its buffer is full."""
+
+    def note_event_left_out(self) -> None:
+        """An event of no device found too many waiting."""
+
+    def note_leave(self, stream: Stream, messages: int) -> None:
+        """A stream leaves, and with it `messages` that waited."""
+
+
 class Stream:
     """One client's stream. Open it with `hub.open_stream`.
 
@@ -62,8 +79,7 @@ class Stream:
 
     __slots__ = (
         "_encode",
-        "_on_drop",
-        "_on_leave",
+        "_keeper",
         "close_reason",
         "has_ended",
         "on_close",
@@ -81,8 +97,7 @@ class Stream:
         outbox: Outbox,
         transport: Transport,
         limits: QueueLimits,
-        on_drop: Callable[[str], object],
-        on_leave: Callable[[Stream, int], object] = lambda stream, messages: None,
+        keeper: Keeper,
     ) -> None:
         self.queue = Queue(limits)
         self.subscriptions: Mapping[str, Subscription] = {
@@ -100,8 +115,7 @@ class Stream:
         #: Whether the stream has left the hub: nothing of it may reach the outbox.
         self.has_ended = False
         self._encode = transport.encode
-        self._on_drop = on_drop
-        self._on_leave = on_leave
+        self._keeper = keeper
         outbox.on_writable = self.flush
         outbox.on_stalled = self._stall
 
@@ -111,7 +125,7 @@ class Stream:
         queue = self.queue
         if not queue.has_room(message, subscription) and not self._make_room(message, subscription):
             queue.drop(subscription)
-            self._on_drop(subscription.device_id)
+            self._keeper.note_drop(subscription.device_id)
             return
         queue.put(message, subscription)
 
@@ -130,7 +144,8 @@ class Stream:
         """
         if self.has_ended:
             return
-        self.queue.put_event(event)
+        if not self.queue.put_event(event):
+            self._keeper.note_event_left_out()
         self.flush()
 
     def heartbeat(self) -> None:
@@ -144,7 +159,9 @@ class Stream:
         before = queue.delivered
         while queue and outbox.writable:
             outbox.write_nowait(queue.take(self._encode, WRITE_LIMIT_BYTES))
-        return queue.delivered - before
+        moved = queue.delivered - before
+        self._keeper.delivered += moved
+        return moved
 
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
@@ -154,7 +171,7 @@ class Stream:
         if not self.has_ended:
             self.has_ended = True
             self.outbox.on_writable = self.outbox.on_stalled = None
-            self._on_leave(self, self.queue.clear())
+            self._keeper.note_leave(self, self.queue.clear())
 
     def __enter__(self) -> Stream:
         return self
