@@ -14,7 +14,7 @@ from tracker.domain.message import Message
 from tracker.domain.notices import DropNotices
 from tracker.domain.outbox import Outbox
 from tracker.domain.queue import Drop, QueueLimits, Subscription
-from tracker.domain.stream import CloseReason, Stream, Transport
+from tracker.domain.stream import TRANSPORT_NAMES, CloseReason, Stream, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class Hub:
         self._dropped = dict.fromkeys(Drop, 0)
         self._events_left_out = 0
         self._subscriptions = 0
-        self._streams: dict[str, int] = {}
-        self._opened: dict[str, int] = {}
+        # With their zeros: a counter that appears with its first event has no rate.
+        self._streams = dict.fromkeys(TRANSPORT_NAMES, 0)
+        self._opened = dict.fromkeys(TRANSPORT_NAMES, 0)
         self._closed = dict.fromkeys(CloseReason, 0)
 
     def open_stream(
@@ -81,8 +82,8 @@ class Hub:
         for device_id, subscription in stream.subscriptions.items():
             self._watchers.setdefault(device_id, {})[stream] = subscription
         self._subscriptions += len(stream.subscriptions)
-        self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
-        self._streams[transport.name] = self._streams.get(transport.name, 0) + 1
+        self._opened[transport.name] += 1
+        self._streams[transport.name] += 1
         return stream
 
     def _take_seat(self, stream: Stream) -> None:

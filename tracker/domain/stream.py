@@ -54,6 +54,8 @@ SSE_CHUNKED = Transport("sse", Event.chunk)
 #: Bare SSE events: HTTP/1.0, or a server that does the framing.
 SSE_BARE = Transport("sse", Event.sse)
 
+TRANSPORT_NAMES = ("websocket", "sse")
+
 
 class Keeper(Protocol):
     """Who opened a stream, and keeps the books of all of them: no sum over many streams."""
