@@ -52,8 +52,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
     parser.add_argument("--only", nargs="+", choices=FULL, help="only these scenarios")
     parser.add_argument("--rounds", type=int, default=3, help="of each scenario (3)")
-    parser.add_argument("--seconds", type=float, default=5, help="measured in most runs (5)")
+    parser.add_argument("--seconds", type=float, help="measured in most runs (5; quick: 4)")
     options = parser.parse_args()
+    if options.seconds is None:
+        options.seconds = 4 if options.quick else 5
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds: expected 1 or more")
     return options

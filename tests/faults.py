@@ -102,7 +102,10 @@ class RudePeer(Peer):
 
 
 class PumpingPeer:
-    """Sends the same bytes for ever, from a thread of its own, as fast as they are taken."""
+    """Sends the same bytes for ever, from a thread of its own, as fast as they are taken.
+
+    `head` goes first; where it asks for a WebSocket, the rest waits for the answer.
+    """
 
     def __init__(self, port: int, head: bytes, data: bytes) -> None:
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
@@ -113,6 +116,8 @@ class PumpingPeer:
     def _pump(self) -> None:
         try:
             self._sock.sendall(self._head)
+            if b"Upgrade: websocket" in self._head:
+                self._sock.recv(4096)
             while True:
                 self._sock.sendall(self._data)
         except OSError:

@@ -133,8 +133,12 @@ async def start_gateway(
     http: Mapping[str, Any] | None = None,
     stream: Mapping[str, Any] | None = None,
     api: Mapping[str, Any] | None = None,
+    with_ticker: bool = False,
 ) -> Gateway:
-    """Start all of a gateway but its broker in `nursery`, with these settings changed."""
+    """Start all of a gateway but its broker in `nursery`, with these settings changed.
+
+    Without the ticker, a client gets nothing but what it asked for.
+    """
     settings = make_settings(http=http, stream=stream, api=api)
     parts = Parts(settings)
     server = Server(
@@ -145,14 +149,16 @@ async def start_gateway(
     )
     parts.metrics.server = server
     urls: tuple[str, ...] = await nursery.start(server.serve)
-    nursery.start_soon(
-        partial(
-            run_ticker,
-            parts.hub,
-            ping_s=settings.stream.ping_s,
-            heartbeat_s=settings.stream.heartbeat_s,
+    if with_ticker:
+        stream_settings = settings.stream
+        nursery.start_soon(
+            partial(
+                run_ticker,
+                parts.hub,
+                ping_s=stream_settings.ping_s,
+                heartbeat_s=stream_settings.heartbeat_s,
+            )
         )
-    )
     gateway = Gateway(parts, urls[0], server)
     nursery.start_soon(gateway.own_peers)
     return gateway

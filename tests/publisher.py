@@ -16,6 +16,8 @@ DEADLINE_S = 20.0
 _CONNECT, _CONNACK, _PUBLISH, _PINGREQ, _PINGRESP = 0x10, 0x20, 0x30, 0xC0, 0xD0
 _RETAIN = 0x01
 _CLEAN_SESSION = 0x02
+# Nobody lives that long without a word; iotcore refuses 0, which would mean "for ever".
+_KEEPALIVE_S = 255
 
 _numbers = itertools.count(1)
 
@@ -31,7 +33,9 @@ class Publisher:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             client_id = _text(f"publisher-{os.getpid()}-{next(_numbers)}")
-            self._send(_CONNECT, _text("MQTT"), bytes((4, _CLEAN_SESSION, 0, 0)), client_id)
+            self._send(
+                _CONNECT, _text("MQTT"), bytes((4, _CLEAN_SESSION, 0, _KEEPALIVE_S)), client_id
+            )
             self._expect(bytes((_CONNACK, 2, 0, 0)))
         except BaseException:
             self._socket.close()

@@ -29,7 +29,7 @@ from tracker.domain.errors import leaves
 from tracker.domain.history import HistoryLimits
 from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import Overflow, QueueLimits
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 from tracker.history_file import read_history, write_history
 from tracker.logs import configure_logging
 from tracker.metrics import Metrics

@@ -24,10 +24,12 @@ from tracker.config import (
 )
 from tracker.logs import configure_logging
 from tracker.rules import bind_problem
+from tracker.settings import Settings
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
+SPEED = click.FloatRange(min=0, min_open=True, max=1e9)
 SECONDS = click.FloatRange(min=0, min_open=True, max=1e9)
 
 logger = logging.getLogger(__name__)
@@ -41,21 +43,25 @@ class WrongSettings(click.ClickException):
     exit_code = 2
 
 
+mqtt_url_option = click.option(
+    "--mqtt-url",
+    metavar="URL",
+    help="The broker: mqtt://user:pw@host:1883, mqtts:// with TLS, ws:// or wss://.",
+)
+topics_option = click.option(
+    "--topic",
+    metavar="FILTER",
+    multiple=True,
+    help="What to subscribe to; may be repeated.  [default: trackers/#]",
+)
+
+
 def settings_options(command: Command) -> Command:
     """The flags that scripts rely on; `command` gets the `LoadedSettings` they lead to."""
     for option in reversed(
         (
-            click.option(
-                "--mqtt-url",
-                metavar="URL",
-                help="The broker: mqtt://user:pw@host:1883, mqtts:// with TLS, ws:// or wss://.",
-            ),
-            click.option(
-                "--topic",
-                metavar="FILTER",
-                multiple=True,
-                help="What to subscribe to; may be repeated.  [default: trackers/#]",
-            ),
+            mqtt_url_option,
+            topics_option,
             click.option(
                 "--qos",
                 type=click.Choice(["0", "1", "2"]),
@@ -91,6 +97,21 @@ def settings_options(command: Command) -> Command:
                 "--log-format", type=click.Choice(FORMATS), help="How to log it.  [default: text]"
             ),
         )
+    ):
+        command = option(command)
+    return command
+
+
+def broker_options(command: Command) -> Command:
+    """The flags of the tools that go to the gateway's broker."""
+    for option in (
+        click.option(
+            "--config",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="The gateway's settings.  [default: tracker.toml, if there is one]",
+        ),
+        mqtt_url_option,
     ):
         command = option(command)
     return command
@@ -242,6 +263,87 @@ def watch(
     context.exit(run(options))
 
 
+@main.command()
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@broker_options
+@click.option(
+    "--topic",
+    default="trackers/{device_id}",
+    show_default=True,
+    metavar="TOPIC",
+    help="Where to publish.",
+)
+@click.option(
+    "--speed",
+    type=SPEED,
+    default=1.0,
+    show_default=True,
+    metavar="FACTOR",
+    help="How many times faster than recorded.",
+)
+@click.option("--loop", is_flag=True, help="Begin anew at the end, until Ctrl-C.")
+@click.option("--qos", type=click.Choice(["0", "1", "2"]), default="0", show_default=True)
+@click.pass_context
+def replay(
+    context: click.Context,
+    files: tuple[Path, ...],
+    config: Path | None,
+    mqtt_url: str | None,
+    topic: str,
+    speed: float,
+    loop: bool,
+    qos: str,
+) -> None:
+    """Publish recorded vehicles to the broker, as if they drove now.
+
+    A FILE has a JSON object a line, plain or gzip, as `tracker record` writes it: {"t": seconds,
+    "id": …, "lat": …, "lon": …, "speed": …, "heading": …}; `-` is standard input. Several are
+    played side by side.
+
+    Exit code: 0 at the end, 1 without a broker to begin with, 2 for what cannot be asked, 130
+    after Ctrl-C.
+    """
+    from tracker.replay import Repeat
+    from tracker.replay_command import ReplayOptions, run
+
+    options = ReplayOptions(
+        files=files,
+        mqtt=_broker_settings(config, mqtt_url).mqtt,
+        topic=topic,
+        speed=speed,
+        repeat=Repeat.FOREVER if loop else Repeat.ONCE,
+        qos=int(qos),
+    )
+    context.exit(run(options))
+
+
+@main.command()
+@broker_options
+@topics_option
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N reports.")
+@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.pass_context
+def record(
+    context: click.Context,
+    config: Path | None,
+    mqtt_url: str | None,
+    topic: tuple[str, ...],
+    count: int | None,
+    seconds: float | None,
+) -> None:
+    """Write what devices publish now to stdout, for `tracker replay`.
+
+    Exit code: 0 when it ended as asked, Ctrl-C included; 1 without a broker to begin with, or
+    when it refused; 2 for what cannot be asked.
+    """
+    from tracker.record_command import RecordOptions, run
+
+    mqtt = _broker_settings(config, mqtt_url, topic).mqtt
+    context.exit(run(RecordOptions(mqtt=mqtt, count=count, seconds_s=seconds)))
+
+
 def render(loaded: LoadedSettings) -> str:
     """The settings as a `tracker.toml`, with the source of each behind it. Secrets are masked."""
     lines = {
@@ -265,6 +367,22 @@ def render(loaded: LoadedSettings) -> str:
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     """The items of comma-separated lists."""
     return tuple(item.strip() for value in values for item in value.split(",") if item.strip())
+
+
+def _broker_settings(
+    config: Path | None, mqtt_url: str | None, topic: tuple[str, ...] = ()
+) -> Settings:
+    """The settings of the gateway beside which a tool runs, its broker above all."""
+    return _load(
+        config=config,
+        hypercorn_config=None,
+        qos=None,
+        mqtt_url=mqtt_url,
+        topic=topic,
+        bind=(),
+        log_level=None,
+        log_format=None,
+    ).settings
 
 
 def _load(

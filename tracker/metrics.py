@@ -124,6 +124,11 @@ class Metrics(Collector):
         yield _counter(
             "tracker_history_evicted", "Messages that left the history", hub.history_evicted
         )
+        yield _counter(
+            "tracker_events_left_out",
+            "Events of no device that found too many waiting",
+            hub.events_left_out,
+        )
         yield _gauge("tracker_subscriptions", "(connection, device) pairs", hub.subscriptions)
         yield _gauge("tracker_devices_watched", "Devices with a subscription", hub.devices_watched)
         yield _gauge("tracker_devices_known", "Devices with a last message", hub.devices_known)

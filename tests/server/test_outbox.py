@@ -18,7 +18,7 @@ from tests.fakes import make_message
 from tracker.domain import wire
 from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 from tracker.domain.transport import WEBSOCKET
 from tracker.server import outbox as outbox_module
 from tracker.server.outbox import Outbox, TlsOutbox
@@ -178,7 +178,7 @@ async def test_a_closed_outbox_touches_nothing(nursery: trio.Nursery) -> None:
     [
         (errno.EPIPE, ["broken"]),
         (errno.ECONNRESET, ["broken"]),
-        (errno.ETIMEDOUT, ["stalled", "broken"]),  # TCP_USER_TIMEOUT, tcp(7)
+        (errno.ETIMEDOUT, ["stalled", "broken"]),  # keepalive, tcp(7)
     ],
 )
 @pytest.mark.parametrize("has_tail", [False, True])

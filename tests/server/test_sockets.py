@@ -16,6 +16,8 @@ from tracker.server.sockets import (
     BindError,
     SocketStream,
     accept,
+    acknowledged_bytes,
+    end_soon,
     open_listeners,
     receive,
     urls_of,
@@ -68,7 +70,7 @@ def test_an_address_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(BindError, match=rf"^cannot listen on {address}: Address already in"):
-            open_listeners(make_config(address), stall_s=1)
+            open_listeners(make_config(address))
 
 
 def test_an_address_that_is_taken_between_bind_and_listen_is_named() -> None:
@@ -82,11 +84,11 @@ def test_an_address_that_is_taken_between_bind_and_listen_is_named() -> None:
         rival.listen()
         config.create_sockets = lambda: bound  # type: ignore[method-assign]  # what bind left us
         with pytest.raises(BindError, match=f"^cannot listen on {address}: "):
-            open_listeners(config, stall_s=1)
+            open_listeners(config)
 
 
-def test_an_accepted_socket_has_the_deadlines_of_its_listener() -> None:
-    secure, (listener,) = open_listeners(make_config("127.0.0.1:0"), stall_s=1.5)
+def test_an_accepted_socket_has_the_options_of_its_listener() -> None:
+    secure, (listener,) = open_listeners(make_config("127.0.0.1:0"))
     assert secure == []
     with (
         listener,
@@ -94,7 +96,8 @@ def test_an_accepted_socket_has_the_deadlines_of_its_listener() -> None:
         listener.accept()[0] as accepted,
     ):
         tcp = socket.IPPROTO_TCP
-        assert accepted.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 1500
+        # It would cut a slow client in the midst of its progress.
+        assert accepted.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 0
         assert accepted.getsockopt(tcp, socket.TCP_NODELAY) == 1
         assert accepted.getsockopt(tcp, socket.TCP_NOTSENT_LOWAT) == 16 * 1024
         assert accepted.getsockopt(tcp, socket.TCP_KEEPIDLE) == 30
@@ -103,7 +106,7 @@ def test_an_accepted_socket_has_the_deadlines_of_its_listener() -> None:
 
 def test_urls_tell_where_one_can_really_connect(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    _, listeners = open_listeners(make_config("127.0.0.1:0", "[::1]:0", f"unix:{path}"), stall_s=1)
+    _, listeners = open_listeners(make_config("127.0.0.1:0", "[::1]:0", f"unix:{path}"))
     v4, v6, _ = (listener.getsockname() for listener in listeners)
     assert urls_of(listeners, "http") == [
         f"http://127.0.0.1:{v4[1]}",
@@ -249,6 +252,45 @@ async def test_a_dribble_is_progress_long_before_the_socket_is_writable(
 
     monkeypatch.setattr(trio.lowlevel, "wait_writable", never)
     assert await wait_progress(ours, SHORT_S)
+
+
+async def test_what_a_peer_has_acknowledged_is_known_while_it_is_owed_something(
+    pair: Pair,
+) -> None:
+    ours, theirs = pair
+    assert acknowledged_bytes(ours) is None
+    fill(ours)
+    while await wait_progress(ours, SHORT_S):
+        pass
+    before = acknowledged_bytes(ours)
+    assert before is not None
+    assert before > 0
+    theirs.setblocking(False)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def read() -> None:
+            while True:
+                await receive(theirs)
+
+        with trio.fail_after(DEADLINE_S):
+            while (now := acknowledged_bytes(ours)) is not None:
+                assert now >= before
+                await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+
+
+def test_of_a_peer_on_this_machine_nothing_is_known() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.send(b"unread")
+        assert acknowledged_bytes(ours) is None
+        end_soon(ours, 1)
+
+
+def test_a_closed_socket_keeps_what_is_unsent_no_longer_than_told(pair: Pair) -> None:
+    end_soon(pair[0], 1.5)
+    assert pair[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
 
 
 async def test_a_tls_transport_gives_a_stalled_peer_up(pair: Pair) -> None:

@@ -22,7 +22,8 @@ from tracker.domain.event import Event, Gap, position_mark
 from tracker.domain.history import History
 from tracker.domain.message import Message
 from tracker.domain.position import Position
-from tracker.domain.queue import Drop, Encoding, Queue, Subscription
+from tracker.domain.queue import Encoding, Queue, Subscription
+from tracker.domain.reasons import Drop
 
 
 class CatchingUp(Protocol):
@@ -114,7 +115,7 @@ class CatchUp:
 
     def give_up(self, subscription: Subscription) -> int:
         """Drop what the history holds for `subscription`; return how many messages."""
-        return self._drop(subscription, subscription.deferred)
+        return self._drop(subscription, subscription.deferred, Drop.CLOSED)
 
     def stop_following(self) -> Iterator[tuple[Message, Subscription]]:
         """Leave the history: conflate what waits in it, and yield the newest of each device."""
@@ -123,13 +124,14 @@ class CatchUp:
             deferred = subscription.deferred
             newest = self._history.newest(subscription.device_id)
             if newest is None:
-                self.evicted += self._drop(subscription, deferred)
+                self.evicted += self._drop(subscription, deferred, Drop.EVICTED)
             if newest is None or not deferred:
                 continue
             subscription.deferred = 0
             subscription.dropped += deferred - 1
             self.deferred -= deferred
             self._stream.queue.conflated += deferred - 1
+            self._stream.queue.totals.dropped[Drop.CONFLATED] += deferred - 1
             yield newest, subscription
 
     def _passes(self) -> Iterator[Event]:
@@ -157,16 +159,17 @@ class CatchUp:
         for device_id, subscription in list(self._stream.subscriptions.items()):
             lost = subscription.deferred - found[device_id]
             if lost > 0:
-                self.evicted += self._drop(subscription, lost)
+                self.evicted += self._drop(subscription, lost, Drop.EVICTED)
                 gap = Gap(device_id, Drop.EVICTED.value, lost)
                 gap.seal()
                 yield gap
 
-    def _drop(self, subscription: Subscription, messages: int) -> int:
+    def _drop(self, subscription: Subscription, messages: int, reason: Drop) -> int:
         subscription.deferred -= messages
         subscription.dropped += messages
         self.deferred -= messages
         self._stream.queue.dropped += messages
+        self._stream.queue.totals.dropped[reason] += messages
         return messages
 
     def _count(self, event: Event) -> bool:
@@ -179,6 +182,7 @@ class CatchUp:
         if event.sequence <= subscription.start_sequence:
             self.reached_sequence = event.sequence
             self.replayed += 1
+            self._stream.queue.totals.replayed += 1
             return True
         if not self.follows:
             return False

@@ -11,7 +11,9 @@ from typing import cast
 
 from tracker.domain.event import NOTHING, Event, Gap
 from tracker.domain.message import Message
-from tracker.domain.queue import Drop, Overflow, Queue, QueueLimits, Subscription
+from tracker.domain.queue import Overflow, Queue, QueueLimits, Subscription
+from tracker.domain.reasons import Drop
+from tracker.domain.totals import Totals
 
 _MutableEntry = list[Event | Subscription | None]
 
@@ -29,8 +31,8 @@ class DropOldQueue(Queue):
 
     overflow = Overflow.DROP_OLD
 
-    def __init__(self, limits: QueueLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: QueueLimits, totals: Totals) -> None:
+        super().__init__(limits, totals)
         #: The entries of each device, the oldest first; some may have left already.
         self._places: dict[Subscription, deque[_MutableEntry]] = {}
         self._given_up = 0
@@ -104,8 +106,8 @@ class LatestQueue(Queue):
 
     overflow = Overflow.LATEST
 
-    def __init__(self, limits: QueueLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: QueueLimits, totals: Totals) -> None:
+        super().__init__(limits, totals)
         self._newest: dict[Subscription, _MutableEntry] = {}
 
     def has_room(self, message: Message, subscription: Subscription) -> bool:
@@ -120,6 +122,7 @@ class LatestQueue(Queue):
             entry[0] = message
             subscription.dropped += 1
             self.conflated += 1
+            self.totals.dropped[Drop.CONFLATED] += 1
             return
         super().put(message, subscription)
         entry = [message, subscription]

@@ -8,7 +8,6 @@ its subscriptions are gone with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import copy
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -22,9 +21,11 @@ from tracker.domain.notices import DropNotices
 from tracker.domain.options import PLAIN, StreamOptions
 from tracker.domain.outbox import Outbox
 from tracker.domain.position import Position
-from tracker.domain.queue import Drop, Overflow, QueueLimits, Subscription
-from tracker.domain.stream import CloseReason, Stream
-from tracker.domain.transport import Transport
+from tracker.domain.queue import Overflow, QueueLimits, Subscription
+from tracker.domain.reasons import CloseReason, Drop
+from tracker.domain.stream import Stream
+from tracker.domain.totals import Totals
+from tracker.domain.transport import TRANSPORT_NAMES, Transport
 
 
 class Resume(Enum):
@@ -89,33 +90,6 @@ class HubStatistics:
 INGEST = "ingest"
 
 
-class _Sums:
-    """Sums over streams."""
-
-    def __init__(self) -> None:
-        self.delivered = 0
-        self.events_left_out = 0
-        self.replayed = 0
-        self.gaps = 0
-        self.dropped = dict.fromkeys(Drop, 0)
-
-    def copy(self) -> _Sums:
-        """The same sums, to go on with."""
-        other = copy(self)
-        other.dropped = dict(self.dropped)
-        return other
-
-    def add(self, stream: Stream) -> None:
-        """Add what `stream` counts."""
-        queue = stream.queue
-        self.delivered += queue.delivered
-        self.events_left_out += queue.events_left_out
-        self.replayed += stream.replayed
-        self.gaps += stream.overflows
-        for reason, messages in drops_of(stream).items():
-            self.dropped[reason] += messages
-
-
 def drops_of(stream: Stream) -> dict[Drop, int]:
     """What `stream` dropped, by reason."""
     queue = stream.queue
@@ -153,10 +127,12 @@ class Hub:
         self._publishes = 0
         self._offered = 0
         self._subscriptions = 0
-        self._opened: dict[str, int] = {}
+        # With their zeros: a counter that appears with its first event has no rate.
+        self._streams = dict.fromkeys(TRANSPORT_NAMES, 0)
+        self._opened = dict.fromkeys(TRANSPORT_NAMES, 0)
         self._closed = dict.fromkeys(CloseReason, 0)
         self._resumes = dict.fromkeys(Resume, 0)
-        self._past = _Sums()
+        self.totals = Totals()
 
     @property
     def position(self) -> Position:
@@ -192,7 +168,8 @@ class Hub:
         if options.ping_s is not None:
             self.set_ping(stream, options.ping_s)
         self._take_seat(stream)
-        self._opened[transport.name] = self._opened.get(transport.name, 0) + 1
+        self._opened[transport.name] += 1
+        self._streams[transport.name] += 1
         for device_id in device_ids:
             self._add(stream, device_id)
         self._begin(stream, options, now_ns)
@@ -371,6 +348,11 @@ class Hub:
                 continue
             self._offered += len(watchers)
             for stream, subscription in watchers.items():
+                if stream.is_clear:
+                    if not stream.burst:
+                        touched.append(stream)
+                    stream.burst.append(message)
+                    continue
                 stream.offer(message, subscription)
                 if stream.touched_by != publish:
                     stream.touched_by = publish
@@ -443,7 +425,7 @@ class Hub:
         self.pinged_apart.pop(stream, None)
         for device_id in stream.subscriptions:
             self._remove_watcher(stream, device_id)
-        self._past.add(stream)
+        self._streams[stream.transport.name] -= 1
         self._closed[stream.close_reason or CloseReason.CLIENT] += 1
 
     # What there is
@@ -456,29 +438,24 @@ class Hub:
         return [stream for stream in self._seats[share::shares] if stream is not None]
 
     def statistics(self) -> HubStatistics:
-        """All counters, at this moment. Takes time in proportion to the open streams."""
-        streams: dict[str, int] = dict.fromkeys(self._opened, 0)
-        now = self._past.copy()
-        waiting = 0
-        for stream in self.streams():
-            streams[stream.transport.name] += 1
-            waiting += stream.waiting
-            now.add(stream)
+        """All counters, at this moment. Takes the same time however many streams there are."""
+        totals = self.totals
+        dropped = dict(totals.dropped)
         return HubStatistics(
             published=self._published,
             subscriptions=self._subscriptions,
             devices_watched=len(self._watchers),
             devices_known=len(self._last),
-            streams=streams,
+            streams=dict(self._streams),
             opened=dict(self._opened),
             closed=dict(self._closed),
             offered=self._offered,
-            delivered=now.delivered,
-            dropped=now.dropped,
-            waiting=waiting,
-            events_left_out=now.events_left_out,
-            replayed=now.replayed,
-            gaps=now.gaps,
+            delivered=totals.delivered,
+            dropped=dropped,
+            waiting=self._offered - totals.delivered - sum(dropped.values()),
+            events_left_out=totals.events_left_out,
+            replayed=totals.replayed,
+            gaps=totals.overflows,
             resumes=dict(self._resumes),
             history_messages=self.history.messages,
             history_bytes=self.history.size_bytes,

@@ -28,7 +28,7 @@ class Outbox(Protocol):
         """Send, or keep what is not taken as the tail. Only while writable. Never raises."""
 
     async def wait_writable(self) -> bool:
-        """Wait until nothing is unsent; False when the connection is gone.
+        """Wait until what is unsent now has left; False when the connection is gone.
 
         Cancellation: atomic, nothing changes.
         """

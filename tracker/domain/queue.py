@@ -21,18 +21,11 @@ from enum import Enum
 
 from tracker.domain.event import Event, Gap, Place
 from tracker.domain.message import Message
+from tracker.domain.reasons import Drop
+from tracker.domain.totals import Totals
 
 #: Picks one of an event's wire forms, e.g. `Event.frame`.
 Encoding = Callable[[Event], bytes]
-
-
-class Drop(Enum):
-    """Why a message did not reach a connection. The value is the metric's label."""
-
-    BUFFER_FULL = "buffer_full"
-    CONFLATED = "conflated"
-    EVICTED = "evicted"  # it left the history before a stream that was catching up came to it
-    CLOSED = "closed"
 
 
 class Overflow(Enum):
@@ -101,7 +94,7 @@ _Entry = tuple[Event, Subscription | None]
 class Queue:
     """The events that wait for one connection. Without room, the new message is dropped.
 
-    Hot path: `put` and `take` run for every delivery; the bench's S2b guards them.
+    `totals`: the sums that it adds to.
     """
 
     __slots__ = (
@@ -112,6 +105,7 @@ class Queue:
         "dropped",
         "events_left_out",
         "events_waiting",
+        "totals",
         "waiting",
         "waiting_bytes",
     )
@@ -119,9 +113,11 @@ class Queue:
     #: The policy, as clients and operators name it.
     overflow = Overflow.DROP_NEW
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(self, limits: QueueLimits, totals: Totals) -> None:
         self._entries: deque[_Entry] = deque()
         self._limits = limits
+        #: The sums over all queues.
+        self.totals = totals
         self.events_waiting = 0
         self.waiting = 0
         self.waiting_bytes = 0
@@ -159,6 +155,7 @@ class Queue:
         """Append an event that belongs to no subscription, unless too many of them wait."""
         if self.events_waiting >= self._limits.events:
             self.events_left_out += 1
+            self.totals.events_left_out += 1
         else:
             self.put_answer(event)
 
@@ -181,6 +178,7 @@ class Queue:
     def _count_drop(self, subscription: Subscription) -> None:
         subscription.dropped += 1
         self.dropped += 1
+        self.totals.dropped[Drop.BUFFER_FULL] += 1
 
     def take(self, encode: Encoding, limit_bytes: int) -> bytes:
         """Take from the front what fits into `limit_bytes` on the wire, at least one event.
@@ -198,6 +196,8 @@ class Queue:
             part = encode(event)
             taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
+                if isinstance(event, Gap):
+                    event.unseal()
                 break
             entries.popleft()
             if subscription is not None:
@@ -262,3 +262,4 @@ class Queue:
         subscription.dropped += messages
         self.waiting -= messages
         self.dropped += messages
+        self.totals.dropped[Drop.CLOSED] += messages

@@ -6,6 +6,10 @@ common case one message, one system call, no task switch. What the kernel refuse
 the outbox's tail, and while there is one nothing leaves the queue; when the tail is gone
 the outbox calls back, and the flush goes on from there.
 
+In the common case a message is not queued at all: a stream whose queue is empty and whose
+outbox is writable is clear, and what a publish has for it is its burst, which the flush
+that follows joins and writes at once. Only what the kernel refuses is queued.
+
 A stream that begins with what it missed, or gets a new device with its past, catches up
 from the history (see `CatchUp`); meanwhile its queue gets no messages.
 """
@@ -14,16 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from tracker.domain.catchup import CatchUp
 from tracker.domain.conflation import DropOldQueue, LatestQueue
 from tracker.domain.event import HEARTBEAT, Event, Gap, mode_changed
+from tracker.domain.joiner import Joiner
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
 from tracker.domain.outbox import Outbox
 from tracker.domain.queue import Overflow, Queue, QueueLimits, Subscription
+from tracker.domain.reasons import CloseReason, Drop
+from tracker.domain.totals import Totals
 from tracker.domain.transport import Transport
 
 #: One write carries at most this much: what a slow client's kernel refused of it is all
@@ -41,17 +47,6 @@ _QUEUES: dict[Overflow, type[Queue]] = {
 }
 
 
-class CloseReason(Enum):
-    """Why a stream ended. The value is the metric's label."""
-
-    CLIENT = "client"  # the client closed, or its connection broke
-    STALLED = "stalled"  # the kernel took not a byte of it for `stall_s`
-    SLOW = "slow"  # it was too slow, and the operator chose to cut such clients
-    SHUTDOWN = "shutdown"
-    FLOOD = "flood"  # it sent more than a client may
-    ERROR = "error"
-
-
 @dataclass(frozen=True, slots=True)
 class Client:
     """Who a stream is for: `address` of the peer, `user_agent`, and since when (monotonic)."""
@@ -66,6 +61,9 @@ NOBODY = Client("", "", 0.0)
 
 class StreamOwner(Protocol):
     """Who is told what a stream does: the hub."""
+
+    #: The sums over all streams.
+    totals: Totals
 
     def note_drop(self, device_id: str) -> None:
         """A message was dropped for want of room."""
@@ -95,10 +93,12 @@ class Stream:
         "_limits",
         "_overflow",
         "_owner",
+        "burst",
         "client",
         "close_reason",
         "closed_messages",
         "has_ended",
+        "is_clear",
         "on_close",
         "outbox",
         "overflows",
@@ -149,11 +149,15 @@ class Stream:
         self._limits = limits
         self._latest_after = latest_after
         self._overflow = overflow
-        self.queue = _QUEUES[overflow](limits)
+        self.queue = _QUEUES[overflow](limits, owner.totals)
         self._catch_up: CatchUp | None = None
         self._limiter: RateLimiter | None = None
         self._is_plain = True
         self._evicted = 0
+        #: What the publish under way has for it, not counted yet.
+        self.burst: list[Message] = []
+        #: Whether a message may go into the burst, past the queue.
+        self.is_clear = outbox.writable
         self._encode = transport.encode
         self._choose_encoding()
         outbox.on_writable = self.flush
@@ -181,7 +185,7 @@ class Stream:
         """Messages that were offered, and neither delivered nor dropped."""
         deferred = 0 if self._catch_up is None else self._catch_up.deferred
         held = 0 if self._limiter is None else len(self._limiter)
-        return self.queue.waiting + deferred + held
+        return len(self.burst) + self.queue.waiting + deferred + held
 
     @property
     def evicted_messages(self) -> int:
@@ -214,6 +218,7 @@ class Stream:
     def _accept_without_room(self, message: Message, subscription: Subscription) -> None:
         if subscription.gap is None or subscription.gap.is_sealed:
             self.overflows += 1
+            self._owner.totals.overflows += 1
         self.queue.put_without_room(message, subscription)
         self._owner.note_drop(subscription.device_id)
         if self._overflow is Overflow.DISCONNECT:
@@ -231,6 +236,7 @@ class Stream:
         if limiter is None:
             return True
         self.queue.conflated += subscription.held
+        self._owner.totals.dropped[Drop.CONFLATED] += subscription.held
         if limiter.admit(message, subscription):
             return True
         self._owner.note_held(self)
@@ -277,20 +283,55 @@ class Stream:
 
     # What goes out
 
-    def flush(self) -> int:
-        """Move what waits into the outbox, as far as it takes it; return messages moved."""
-        outbox = self.outbox
-        before = self.queue.delivered
+    def flush(self, joiner: Joiner | None = None) -> int:
+        """Move what waits into the outbox, as far as it takes it; return messages moved.
+
+        `joiner`: shared by the streams that are flushed after one publish.
+        Hot path: S2b and S4 guard it.
+        """
+        queue, outbox = self.queue, self.outbox
+        before = queue.delivered
+        if self.burst:
+            self._flush_burst(joiner or Joiner())
         while outbox.writable:
-            if self.queue:
-                data = self.queue.take(self._encode, WRITE_LIMIT_BYTES)
+            if queue:
+                data = queue.take(self._encode, WRITE_LIMIT_BYTES)
             elif self._catch_up is not None:
                 data = self._take_from_history(self._catch_up)
             else:
                 break
             if data:
                 outbox.write_nowait(data)
-        return self.queue.delivered - before
+        self.is_clear = outbox.writable and self._is_plain
+        moved = queue.delivered - before
+        self._owner.totals.delivered += moved
+        return moved
+
+    def _flush_burst(self, joiner: Joiner) -> None:
+        burst, self.burst = self.burst, []
+        if self.outbox.writable:
+            data = joiner.join(burst, self._encode)
+            if len(data) <= WRITE_LIMIT_BYTES or len(burst) == 1:
+                self._count_burst(burst)
+                self.outbox.write_nowait(data)
+                return
+        for message in burst:
+            subscription = self.subscriptions[message.device_id]
+            subscription.offered += 1
+            self._accept(message, subscription)
+
+    def _count_burst(self, burst: list[Message]) -> None:
+        subscriptions = self.subscriptions
+        self.queue.delivered += len(burst)
+        if len(subscriptions) == 1:
+            subscription = subscriptions[burst[0].device_id]
+            subscription.offered += len(burst)
+            subscription.delivered += len(burst)
+            return
+        for message in burst:
+            subscription = subscriptions[message.device_id]
+            subscription.offered += 1
+            subscription.delivered += 1
 
     def _take_from_history(self, catch_up: CatchUp) -> bytes:
         data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
@@ -303,8 +344,9 @@ class Stream:
 
     def catch_up(self, catch_up: CatchUp) -> None:
         """Send what `catch_up` has before anything that is published from now on."""
+        self.flush()  # what was published before comes before
         self._catch_up = catch_up
-        self._is_plain = False
+        self._is_plain = self.is_clear = False
 
     @property
     def catching_up(self) -> CatchUp | None:
@@ -322,7 +364,8 @@ class Stream:
         """Deal with overflow in another way from now on; what waits is kept, or conflated."""
         if overflow is self._overflow:
             return
-        queue = _QUEUES[overflow](self._limits)
+        self.flush()
+        queue = _QUEUES[overflow](self._limits, self._owner.totals)
         queue.take_over(self.queue)
         self.queue = queue
         self._overflow = overflow
@@ -330,9 +373,11 @@ class Stream:
 
     def set_max_rate(self, max_rate_per_s: float | None) -> None:
         """Send at most so many messages a second of each device; None: all of them."""
+        self.flush()
         held = [] if self._limiter is None else self._limiter.release()
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         self._is_plain = self._limiter is None and self._catch_up is None
+        self.is_clear = False  # until a flush finds that it is
         self._change_ids()
         for message, subscription in held:
             self._accept(message, subscription)
@@ -350,6 +395,7 @@ class Stream:
 
     def remove(self, subscription: Subscription) -> None:
         """Drop what waits of a subscription that ends, and forget it."""
+        self.flush()
         self._drop_elsewhere(subscription)
         self.closed_messages += self.queue.remove(subscription)
         del self.subscriptions[subscription.device_id]
@@ -361,6 +407,7 @@ class Stream:
         if self._limiter is not None:
             held = self._limiter.forget(subscription)
             self.queue.dropped += held
+            self._owner.totals.dropped[Drop.CLOSED] += held
             self.closed_messages += held
 
     # How it ends
@@ -373,11 +420,17 @@ class Stream:
         if self.has_ended:
             return
         self.has_ended = True
+        self.is_clear = False
         self.outbox.on_writable = self.outbox.on_stalled = self.on_close = None
         self._drop_waiting()
         self._owner.forget(self)
 
     def _drop_waiting(self) -> None:
+        for message in self.burst:
+            subscription = self.subscriptions[message.device_id]
+            subscription.offered += 1
+            self.queue.put(message, subscription)
+        self.burst.clear()
         for subscription in self.subscriptions.values():
             self._drop_elsewhere(subscription)
         self._end_catch_up()

@@ -28,3 +28,6 @@ WEBSOCKET_LINES = Transport("websocket", Event.line)
 SSE_CHUNKED = Transport("sse", Event.chunk)
 #: Bare SSE events: HTTP/1.0, or a server that does the framing.
 SSE_BARE = Transport("sse", Event.sse)
+
+#: Every name that a transport has.
+TRANSPORT_NAMES = ("websocket", "sse")

@@ -305,6 +305,11 @@ class Client:
         """Call `callback` no more. Raises: ValueError when it is not registered."""
         self._incoming.unregister(callback)
 
+    @property
+    def discarded_messages(self) -> int:
+        """How many messages were lost because the queue was full, since it was made."""
+        return self._incoming.discarded_messages
+
     def statistics(self) -> ClientStatistics:
         """Return what this client did so far."""
         incoming = self._incoming

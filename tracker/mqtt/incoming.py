@@ -152,8 +152,9 @@ class Incoming:
         return batch
 
     async def _wait(self) -> None:
-        """Return, after exactly one checkpoint or more, in a moment in which a message waits."""
-        await trio.lowlevel.checkpoint()
+        """Return, after a checkpoint, in a moment in which a message waits."""
+        if self._queue.qsize() or self._is_closed:
+            await trio.lowlevel.checkpoint()
         while not self._queue.qsize():
             if self._is_closed:
                 raise MqttError(DISCONNECTED) from self._close_cause

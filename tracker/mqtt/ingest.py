@@ -1,8 +1,8 @@
 """From MQTT to the hub: decode once, publish in order, flush where we stand.
 
 Theory of operation: a batch is what arrived while the last one was being published. It is
-published in steps, each short enough that every other task has its turn soon; the size
-of a step follows what the last one took. Between the publish and the flush of a step
+published in steps, and the clock ends a step, not a number of messages: one message may
+have no client and the next one all of them. Between the publish and the flush of a step
 there is no checkpoint, so what is new leaves before anything newer comes.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -18,6 +19,7 @@ from tracker.domain.decode import decode
 from tracker.domain.errors import Malformed, MalformedPayloadError
 from tracker.domain.histogram import Histogram
 from tracker.domain.hub import Hub
+from tracker.domain.joiner import Joiner
 from tracker.domain.message import Message
 from tracker.domain.stream import Stream
 from tracker.mqtt.client import Client
@@ -25,14 +27,13 @@ from tracker.mqtt.message import Message as MqttMessage
 
 log = logging.getLogger("tracker.ingest")
 
-#: Law 2: a checkpoint at least every 2 ms; a step aims at half of it.
+#: Law 2: a checkpoint at least every 2 ms. What is longer is one message's way to all its
+#: streams, which nothing may come between.
 _TURN_NS = 2_000_000
-_STEP_LIMIT = 1024
+#: How much of a turn is spent on publishing; the rest is for the flush.
+_PUBLISH_NS = 1_000_000
 #: How many streams are flushed between two looks at the clock.
-_FLUSHES_PER_LOOK = 32
-
-#: Longer than any batch takes: the hand-over is bounded.
-_PUBLISH_LIMIT_S = 5.0
+_FLUSHES_PER_LOOK = 8
 
 _COMPLAINT_INTERVAL_S = 1.0
 _SHOWN_BYTES = 80
@@ -52,7 +53,6 @@ class Ingest:
         self._sequence = hub.sequence
         self._epoch = hub.epoch.encode()
         self._lost = 0
-        self._step = 64
         self._complaint_due_s = float("-inf")
         self._uncomplained = 0
         self.received = 0
@@ -67,7 +67,7 @@ class Ingest:
         """Publish what `client` receives, until its connection is lost.
 
         Raises: MqttError when it is.
-        Cancellation: takes effect between two batches, so that what was taken is published.
+        Cancellation: takes effect between two batches: what was taken is published.
         """
         while True:
             await self._publish_from(client, await client.receive_batch())
@@ -81,74 +81,76 @@ class Ingest:
             await self._publish_from(client, await client.receive_batch())
 
     async def _publish_from(self, client: Client, batch: Sequence[MqttMessage]) -> None:
-        lost = client.statistics().discarded_messages - self._lost
+        lost = client.discarded_messages - self._lost
         if lost:
             # Where between these messages they were lost, nobody knows: told before the
             # first of them, and marked in the history behind the last.
             self._lost += lost
             self._hub.note_lost(lost)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _PUBLISH_LIMIT_S):
-            await self.publish(batch)
+        await self.publish(batch)
         if lost:
             self._hub.history.mark(self._hub.sequence)
 
     async def publish(self, batch: Sequence[MqttMessage]) -> None:
         """Publish `batch` in order and flush the streams that it touched.
 
-        Cancellation: what was published by then stays published; the rest is lost.
+        Cancellation: never takes effect here; the next checkpoint of the caller's does.
         """
         self.batch_messages.observe(len(batch))
-        start = 0
-        while start < len(batch):
+        pending = deque(batch)
+        while pending:
             begun_ns = time.monotonic_ns()
-            messages = self._decode_all(batch[start : start + self._step])
-            start += self._step
-            touched = self._hub.publish_batch(messages)
+            oldest_ns = pending[0].received_ns
+            touched = self._hub.publish_batch(self._decode(pending, begun_ns + _PUBLISH_NS))
             if touched:
-                await self._flush(touched, messages[0].received_ns, begun_ns)
-            self._adapt(time.monotonic_ns() - begun_ns)
+                await self._flush(touched, oldest_ns, begun_ns + _TURN_NS)
             if self._hub.notices:
                 self.log_drops()
-            if start < len(batch):
-                await trio.lowlevel.checkpoint()
+            if pending:
+                await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def _decode_all(self, batch: Sequence[MqttMessage]) -> list[Message]:
-        received_utc_s = time.time()
-        messages = []
-        for incoming in batch:
+    def _decode(self, pending: deque[MqttMessage], until_ns: int) -> Iterator[Message]:
+        """Take and decode what is pending, at least one message, until the clock says so.
+
+        The live ones are yielded as they come: what the hub does with them takes its time.
+        """
+        utc_minus_monotonic_s = time.time() - time.monotonic()
+        while pending:
+            incoming = pending.popleft()
             self.received += 1
             try:
-                device_id, data = decode(incoming.payload, received_utc_s)
+                device_id, data = decode(
+                    incoming.payload, utc_minus_monotonic_s + incoming.received_ns / 1e9
+                )
             except MalformedPayloadError as error:
                 self._note_malformed(incoming, error)
-                continue
-            self._sequence += 1
-            message = Message(
-                self._sequence, device_id, data, incoming.received_ns, epoch=self._epoch
-            )
-            if incoming.retain:
-                message.is_retained = True
-                self.retained += 1
-                self._hub.seed(message)
             else:
-                messages.append(message)
-        return messages
+                self._sequence += 1
+                message = Message(
+                    self._sequence,
+                    device_id,
+                    data,
+                    incoming.received_ns,
+                    is_retained=incoming.retain,
+                    epoch=self._epoch,
+                )
+                if incoming.retain:
+                    self.retained += 1
+                    self._hub.seed(message)
+                else:
+                    yield message
+            if time.monotonic_ns() >= until_ns:
+                return
 
-    async def _flush(self, touched: Sequence[Stream], oldest_ns: int, begun_ns: int) -> None:
+    async def _flush(self, touched: Sequence[Stream], oldest_ns: int, turn_ends_ns: int) -> None:
         delivered = 0
-        turn_ends_ns = begun_ns + _TURN_NS
+        joiner = Joiner()
         for count, stream in enumerate(touched, 1):
-            delivered += stream.flush()
-            if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() > turn_ends_ns:
-                await trio.lowlevel.checkpoint()
+            delivered += stream.flush(joiner)
+            if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() >= turn_ends_ns:
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 turn_ends_ns = time.monotonic_ns() + _TURN_NS
         self.latency_s.observe((time.monotonic_ns() - oldest_ns) / 1e9, delivered)
-
-    def _adapt(self, took_ns: int) -> None:
-        if took_ns > _TURN_NS:
-            self._step = max(1, self._step // 2)
-        elif took_ns < _TURN_NS // 4:
-            self._step = min(_STEP_LIMIT, self._step * 2)
 
     def log_drops(self) -> None:
         """Log the drops that are due to be told. PROTOCOL A4."""

@@ -161,7 +161,7 @@ class Link:
         granted = await self.client.subscribe([(topic, qos) for topic in topics])
         refused = [
             f"{topic!r} ({code})"
-            for topic, code in zip(topics, map(_refusal, granted), strict=True)
+            for topic, code in zip(topics, map(refusal, granted), strict=True)
             if code
         ]
         remedy = f"check mqtt.topics and the rights of {self._user()}"
@@ -249,7 +249,7 @@ class Link:
         )
 
 
-def _refusal(granted: int | ReasonCode) -> str | None:
+def refusal(granted: int | ReasonCode) -> str | None:
     """Return how a refusal is called, or None for a grant."""
     if isinstance(granted, ReasonCode):
         return str(granted) if granted.is_failure else None

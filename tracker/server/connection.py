@@ -109,6 +109,9 @@ class Connection:
         self._scope = trio.CancelScope()
         self._read_scope = trio.CancelScope()
         self._read_deadline = trio.current_time() + head_s
+        #: What the peer had acknowledged when it last made progress, and when that was.
+        self._acknowledged: int | None = None
+        self._progress_s = 0.0
         self._outbox = self._make_outbox()
         self._session: Session = _NO_SESSION
         self._tasks = TaskGroup()
@@ -139,9 +142,22 @@ class Connection:
         finally:
             self._close()
 
+    def watch(self) -> None:
+        """Give the peer up when it has taken nothing of what it is owed for `stall_s`.
+
+        Law: the deadline restarts with each byte. TCP only.
+        """
+        acknowledged = sockets.acknowledged_bytes(self._sock)
+        if acknowledged is None or acknowledged != self._acknowledged:
+            self._acknowledged = acknowledged
+            self._progress_s = trio.current_time()
+        elif trio.current_time() - self._progress_s >= self._stall_s:
+            self._outbox.stalled()
+
     def _close(self) -> None:
         self._session.leave()
         self._outbox.close()
+        sockets.end_soon(self._sock, self._stall_s)
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         # What is left refers to us: without a cycle it is freed now, and not by the collector.

@@ -20,6 +20,7 @@ from hypercorn.utils import wrap_app
 
 from tracker.server.connection import Connection
 from tracker.server.sockets import SocketStream, accept, open_listeners, urls_of
+from tracker.server.watch import run_watch
 
 log = logging.getLogger("tracker.server")
 
@@ -66,7 +67,7 @@ class Server:
         Raises: BindError; whatever the app's lifespan raises.
         Cancellation: every connection is closed at once; the listeners too.
         """
-        secure, plain = open_listeners(self._config, stall_s=self._stall_s)
+        secure, plain = open_listeners(self._config)
         try:
             self.urls = (*urls_of(secure, "https"), *urls_of(plain, "http"))
             await self._serve(secure, plain, task_status)
@@ -92,6 +93,7 @@ class Server:
                 nursery.start_soon(self._accept_all, nursery, listener, tls_context)
             for listener in plain:
                 nursery.start_soon(self._accept_all, nursery, listener, None)
+            nursery.start_soon(run_watch, self._connections, self._stall_s)
             task_status.started(self.urls)
 
     async def _accept_all(

@@ -14,6 +14,9 @@ from hypercorn.config import Config
 
 RECEIVE_BYTES = 64 * 1024
 
+#: Where `struct tcp_info` has its `tcpi_bytes_acked`: linux/tcp.h, since Linux 4.1.
+_BYTES_ACKED_AT = 120
+
 #: `accept` may fail with these while the listener is fine: accept(2), "Error handling".
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -22,13 +25,8 @@ class BindError(OSError):
     """An address that cannot be bound; the text names it."""
 
 
-def open_listeners(
-    config: Config, *, stall_s: float
-) -> tuple[list[socket.socket], list[socket.socket]]:
+def open_listeners(config: Config) -> tuple[list[socket.socket], list[socket.socket]]:
     """Bind and listen. Returns (TLS listeners, plain listeners).
-
-    `stall_s`: after so many seconds in which a peer has acknowledged nothing, its
-    connection is broken by the kernel, zero window included.
 
     Raises: BindError.
     """
@@ -37,7 +35,7 @@ def open_listeners(
         sockets = config.create_sockets()
         listeners += (*sockets.secure_sockets, *sockets.insecure_sockets)
         for listener in listeners:
-            _tune(listener, stall_s)
+            _tune(listener)
             # With SO_REUSEADDR two may bind to an address; the second to listen fails.
             listener.listen(config.backlog)
     except OSError as error:
@@ -49,20 +47,24 @@ def open_listeners(
     return sockets.secure_sockets, sockets.insecure_sockets
 
 
-def _tune(listener: socket.socket, stall_s: float) -> None:
+def _tune(listener: socket.socket) -> None:
     # Set on the listener: `accept` inherits them, which saves system calls per connect.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+    if not is_tcp(listener):
         return
     tcp = socket.IPPROTO_TCP
     listener.setsockopt(tcp, socket.TCP_NODELAY, 1)
-    listener.setsockopt(tcp, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))
-    # A peer that vanished while nothing was under way is found within about 15 s more.
+    # A peer that vanished while it was owed nothing is found within about 45 s.
     listener.setsockopt(tcp, socket.TCP_KEEPIDLE, 30)
     listener.setsockopt(tcp, socket.TCP_KEEPINTVL, 5)
     listener.setsockopt(tcp, socket.TCP_KEEPCNT, 3)
     # A peer that reads nothing holds 173 KB in the kernel with it, 4.3 MB without.
     listener.setsockopt(tcp, socket.TCP_NOTSENT_LOWAT, 16 * 1024)
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    """Whether it is a TCP socket, not one of this machine's own."""
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def urls_of(listeners: Iterable[socket.socket], scheme: str) -> list[str]:
@@ -104,7 +106,7 @@ async def receive(sock: socket.socket) -> bytes:
 
     Always a checkpoint, so that a peer who sends without end starves nobody.
 
-    Raises: TimeoutError when the kernel gave the peer up (TCP_USER_TIMEOUT).
+    Raises: TimeoutError when the kernel gave the peer up (keepalive, tcp(7)).
     Cancellation: atomic, a cancelled call takes nothing.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -136,19 +138,34 @@ async def wait_progress(sock: socket.socket, stall_s: float) -> bool:
     what is unacknowledged long before its socket counts as writable again.
     Cancellation: atomic, nothing changes.
     """
-    before = _unacknowledged_bytes(sock)
+    before = _owed_bytes(sock)
     with trio.move_on_after(stall_s) as waiting:
         await trio.lowlevel.wait_writable(sock)
-    return not waiting.cancelled_caught or _unacknowledged_bytes(sock) < before
+    return not waiting.cancelled_caught or _owed_bytes(sock) < before
 
 
-def _unacknowledged_bytes(sock: socket.socket) -> int:
+def acknowledged_bytes(sock: socket.socket) -> int | None:
+    """How many bytes a TCP peer has acknowledged, ever; None while it is owed nothing.
+
+    None, always, for a peer on this machine's own sockets: it does not vanish without a word.
+    """
+    if not _owed_bytes(sock) or not is_tcp(sock):
+        return None
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
+    (acknowledged,) = struct.unpack_from("Q", info, _BYTES_ACKED_AT)
+    return int(acknowledged)
+
+
+def _owed_bytes(sock: socket.socket) -> int:
     """What the send queue holds: tcp(7), SIOCOUTQ (the same number as TIOCOUTQ)."""
-    try:
-        raw = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4)
-    except OSError:
-        return 0
-    return int(struct.unpack("i", raw)[0])
+    (owed,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))
+    return int(owed)
+
+
+def end_soon(sock: socket.socket, within_s: float) -> None:
+    """Let the kernel keep what a closed socket has unsent no longer than that."""
+    if is_tcp(sock):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(within_s * 1000))
 
 
 class SocketStream(trio.abc.Stream):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
 from hypercorn.config import Config
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
@@ -28,6 +29,8 @@ class ConnectionTasks(TaskGroup):
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         async def send_unless_handed_over(event: ASGISendEvent | None) -> None:
+            # On its way out of a cancelled connection Hypercorn would answer 500, or 1011.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if not self._is_handed_over():
                 await send(event)
 

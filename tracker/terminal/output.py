@@ -25,6 +25,7 @@ class Output:
         mode = os.fstat(descriptor).st_mode
         self._is_pollable = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
         self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self.is_terminal = os.isatty(descriptor)
 
     async def write(self, data: bytes) -> None:
         """Write all of it.

@@ -70,8 +70,11 @@ def run(options: WatchOptions) -> int:
     except* StreamError as group:
         for failure in leaves(group):
             code = _complain(_explain(failure, options.url), FAILED)
-    except* OSError:
-        pass  # who read our output has left: there is nobody to tell
+    except* BrokenPipeError:
+        pass  # who read our output has enough
+    except* OSError as group:
+        for failure in leaves(group):
+            code = _complain(f"cannot write: {failure}", FAILED)
     display.farewell()
     return code
 

@@ -15,6 +15,8 @@ from tracker.web.stream import add_stream
 from tracker.web.view import GatewayView
 
 _API = "/api/v1/"
+#: PROTOCOL B5.
+_INTERNAL_ERROR = 1011
 
 
 def create_app(gateway: GatewayView) -> QuartTrio:

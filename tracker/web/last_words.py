@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from tracker.domain import event
-from tracker.domain.stream import CloseReason, Stream
+from tracker.domain.reasons import CloseReason
+from tracker.domain.stream import Stream
 from tracker.web.view import GatewayView
 
 #: How long a closing stream may take to send what still waits in its queue.

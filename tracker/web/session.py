@@ -17,7 +17,8 @@ import trio
 from tracker.domain import event
 from tracker.domain.options import StreamOptions
 from tracker.domain.outbox import Door, Outbox
-from tracker.domain.stream import Client, CloseReason, Stream
+from tracker.domain.reasons import CloseReason
+from tracker.domain.stream import Client, Stream
 from tracker.domain.transport import Transport
 from tracker.web.last_words import close_if_draining, send_last_words
 from tracker.web.operations import perform

@@ -8,7 +8,8 @@ from quart import websocket
 from tracker.domain import event, wire
 from tracker.domain.options import StreamOptions
 from tracker.domain.outbox import DOOR_EXTENSION, Outbox
-from tracker.domain.stream import Client, CloseReason, Stream
+from tracker.domain.reasons import CloseReason
+from tracker.domain.stream import Client, Stream
 from tracker.domain.transport import WEBSOCKET, WEBSOCKET_LINES, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining, send_last_words

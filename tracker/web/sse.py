@@ -11,7 +11,8 @@ from quart.wrappers.response import ResponseBody
 from tracker.domain import wire
 from tracker.domain.options import StreamOptions
 from tracker.domain.outbox import DOOR_EXTENSION, Door, Outbox
-from tracker.domain.stream import Client, CloseReason, Stream
+from tracker.domain.reasons import CloseReason
+from tracker.domain.stream import Client, Stream
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining
