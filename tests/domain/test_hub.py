@@ -25,9 +25,8 @@ from tests.fakes import FakeOutbox, ServedOutbox, make_message
 from tracker.domain.event import HEARTBEAT, PING, Event
 from tracker.domain.hub import Hub, HubSettings, HubStatistics
 from tracker.domain.message import Message
-from tracker.domain.reasons import Drop
 from tracker.domain.queue import QueueLimits
-from tracker.domain.reasons import CloseReason
+from tracker.domain.reasons import CloseReason, Drop
 from tracker.domain.stream import Stream
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 

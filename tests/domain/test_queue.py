@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.fakes import gap_event, make_message
 from tracker.domain.event import HEARTBEAT, PING, Event
 from tracker.domain.message import Message
-from tracker.domain.reasons import Drop
 from tracker.domain.queue import Encoding, Overflow, Queue, QueueLimits, Subscription
+from tracker.domain.reasons import Drop
+from tracker.domain.totals import Totals
 
 NO_LIMIT_BYTES = 1 << 30
 LIMITS = QueueLimits(messages=3, total_bytes=100, events=2)
@@ -46,7 +47,7 @@ def test_the_policies_are_named_as_in_the_contract() -> None:
 
 
 def test_what_goes_in_comes_out_in_order() -> None:
-    queue, one, two = Queue(LIMITS), Subscription("1"), Subscription("2")
+    queue, one, two = Queue(LIMITS, Totals()), Subscription("1"), Subscription("2")
     messages = [make_message(1, "1"), make_message(2, "2"), make_message(3, "1")]
     queue.put(messages[0], one)
     queue.put(messages[1], two)
@@ -64,7 +65,7 @@ def test_what_goes_in_comes_out_in_order() -> None:
 
 def test_one_event_alone_is_the_bytes_that_all_connections_share() -> None:
     """DESIGN, law 1."""
-    queue, message = Queue(LIMITS), make_message(1)
+    queue, message = Queue(LIMITS, Totals()), make_message(1)
     for encode in (Event.frame, Event.sse, Event.chunk, Event.line):
         queue.put(message, Subscription("1"))
         assert queue.take(encode, NO_LIMIT_BYTES) is encode(message)
@@ -73,7 +74,7 @@ def test_one_event_alone_is_the_bytes_that_all_connections_share() -> None:
 @pytest.mark.parametrize("encode", [Event.frame, Event.sse, Event.chunk, Event.line])
 def test_a_take_is_bounded_on_the_wire(encode: Encoding) -> None:
     """In wire bytes: with many small messages the envelopes are the greater part."""
-    queue, messages = Queue(LIMITS), [sized(size) for size in (1, 2, 30, 1)]
+    queue, messages = Queue(LIMITS, Totals()), [sized(size) for size in (1, 2, 30, 1)]
     for message in messages:
         queue.put(message, Subscription("1"))
     first_two = encode(messages[0]) + encode(messages[1])
@@ -85,7 +86,7 @@ def test_a_take_is_bounded_on_the_wire(encode: Encoding) -> None:
 
 
 def test_room_is_counted_for_each_device_and_in_bytes_for_all() -> None:
-    queue, one, two = Queue(LIMITS), Subscription("1"), Subscription("2")
+    queue, one, two = Queue(LIMITS, Totals()), Subscription("1"), Subscription("2")
     for _ in range(3):
         assert queue.has_room(sized(10), one)
         queue.put(sized(10), one)
@@ -99,14 +100,14 @@ def test_room_is_counted_for_each_device_and_in_bytes_for_all() -> None:
 
 def test_a_message_larger_than_the_bound_fits_where_nothing_waits() -> None:
     """Otherwise a client that takes everything would lose it. PROTOCOL A4."""
-    queue, subscription = Queue(LIMITS), Subscription("1")
+    queue, subscription = Queue(LIMITS, Totals()), Subscription("1")
     assert queue.has_room(sized(101), subscription)
     queue.put(sized(101), subscription)
     assert not queue.has_room(sized(0), subscription)
 
 
 def test_an_event_that_finds_too_many_waiting_is_left_out_and_counted() -> None:
-    queue = Queue(LIMITS)
+    queue = Queue(LIMITS, Totals())
     for _ in range(5):
         queue.put_event(PING)
     assert (len(queue), queue.waiting, queue.events_left_out) == (2, 0, 3)
@@ -116,7 +117,7 @@ def test_an_event_that_finds_too_many_waiting_is_left_out_and_counted() -> None:
 
 
 def test_clearing_counts_messages_only() -> None:
-    queue, one, two = Queue(LIMITS), Subscription("1"), Subscription("2")
+    queue, one, two = Queue(LIMITS, Totals()), Subscription("1"), Subscription("2")
     queue.put(sized(10), one)
     queue.put(sized(10), two)
     queue.put_event(PING)
@@ -144,7 +145,7 @@ def test_clearing_counts_messages_only() -> None:
     )
 )
 def test_it_behaves_as_a_list_with_counters(steps: list[tuple[str, int, int]]) -> None:
-    queue = Queue(LIMITS)
+    queue = Queue(LIMITS, Totals())
     subscriptions = [Subscription(str(device)) for device in range(3)]
     model = deque[_Entry]()
     offered, delivered, dropped = [0] * 3, [0] * 3, [0] * 3
@@ -230,7 +231,7 @@ def _note_gap(model: deque[_Entry], whose: Subscription) -> None:
 
 
 def test_a_gap_that_does_not_leave_yet_goes_on_growing() -> None:
-    queue, subscription = Queue(LIMITS), Subscription("1")
+    queue, subscription = Queue(LIMITS, Totals()), Subscription("1")
     first = sized(100)
     queue.put(first, subscription)
     queue.put_without_room(sized(10), subscription)

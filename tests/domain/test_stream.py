@@ -17,6 +17,7 @@ from tracker.domain.message import Message
 from tracker.domain.queue import QueueLimits, Subscription
 from tracker.domain.reasons import CloseReason
 from tracker.domain.stream import WRITE_LIMIT_BYTES, Stream
+from tracker.domain.totals import Totals
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 
 LIMITS = QueueLimits(messages=3, total_bytes=1000, events=2)
@@ -30,6 +31,7 @@ class Owner:
 
     def __init__(self, drops: list[str]) -> None:
         self.note_drop = drops.append
+        self.totals = Totals()
 
     def note_held(self, stream: Stream) -> None:
         """Nobody comes back for what is held."""

@@ -190,5 +190,5 @@ class CatchUp:
         subscription.deferred -= 1
         subscription.delivered += 1
         self.deferred -= 1
-        self._stream.queue.delivered += 1
+        self._stream.queue.count_delivered(1)
         return True

@@ -188,7 +188,7 @@ class Queue:
         """
         entries = self._entries
         parts: list[bytes] = []
-        taken_bytes = 0
+        taken_bytes = messages = 0
         while entries:
             event, subscription = entries[0]
             if subscription is None and isinstance(event, Gap):
@@ -203,13 +203,19 @@ class Queue:
             if subscription is not None:
                 subscription.queued -= 1
                 subscription.delivered += 1
-                self.waiting -= 1
-                self.delivered += 1
+                messages += 1
             elif not isinstance(event, Place):
                 self.events_waiting -= 1
             self.waiting_bytes -= event.size_bytes
             parts.append(part)
+        self.waiting -= messages
+        self.count_delivered(messages)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def count_delivered(self, messages: int) -> None:
+        """Count messages that left for the socket."""
+        self.delivered += messages
+        self.totals.delivered += messages
 
     def remove(self, subscription: Subscription) -> int:
         """Drop what waits of one subscription; return how many messages that were."""

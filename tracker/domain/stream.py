@@ -303,9 +303,7 @@ class Stream:
             if data:
                 outbox.write_nowait(data)
         self.is_clear = outbox.writable and self._is_plain
-        moved = queue.delivered - before
-        self._owner.totals.delivered += moved
-        return moved
+        return queue.delivered - before
 
     def _flush_burst(self, joiner: Joiner) -> None:
         burst, self.burst = self.burst, []
@@ -322,7 +320,7 @@ class Stream:
 
     def _count_burst(self, burst: list[Message]) -> None:
         subscriptions = self.subscriptions
-        self.queue.delivered += len(burst)
+        self.queue.count_delivered(len(burst))
         if len(subscriptions) == 1:
             subscription = subscriptions[burst[0].device_id]
             subscription.offered += len(burst)
