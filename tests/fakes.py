@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import inf
 
+from tracker.domain.event import Event
 from tracker.domain.message import Message
 
 
@@ -103,3 +105,9 @@ def make_message(
     if data is None:
         data = b'{"timestamp":%d,"data":{"DEVICE_ID":"%b"}}' % (sequence, device_id.encode())
     return Message(sequence, device_id, data, received_ns)
+
+
+def gap_event(device_id: str | None, dropped: int, reason: str = "buffer_full") -> Event:
+    """The event that says so, as PROTOCOL B4 has it."""
+    value = {"device_id": device_id, "dropped": dropped, "reason": reason}
+    return Event(b"gap", json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import make_message
+from tests.fakes import gap_event, make_message
 from tracker.domain.event import HEARTBEAT, PING, Event
 from tracker.domain.message import Message
-from tracker.domain.queue import Drop, Encoding, Queue, QueueLimits, Subscription
+from tracker.domain.queue import Drop, Encoding, Overflow, Queue, QueueLimits, Subscription
 
 NO_LIMIT_BYTES = 1 << 30
 LIMITS = QueueLimits(messages=3, total_bytes=100, events=2)
@@ -31,7 +32,16 @@ def test_the_limits_of_the_contract() -> None:
 
 
 def test_the_labels_of_the_metric_stay_as_they_are() -> None:
-    assert [reason.value for reason in Drop] == ["buffer_full", "closed"]
+    assert [reason.value for reason in Drop] == [
+        *("buffer_full", "conflated", "evicted", "closed"),
+    ]
+
+
+def test_the_policies_are_named_as_in_the_contract() -> None:
+    """PROTOCOL B2: the values of `mode`, and of the operator's setting."""
+    assert [policy.value for policy in Overflow] == [
+        *("drop_new", "drop_old", "latest", "disconnect"),
+    ]
 
 
 def test_what_goes_in_comes_out_in_order() -> None:
@@ -109,7 +119,8 @@ def test_clearing_counts_messages_only() -> None:
     queue.put(sized(10), one)
     queue.put(sized(10), two)
     queue.put_event(PING)
-    queue.drop(one)
+    queue.put_without_room(sized(10), one)
+    assert (len(queue), queue.waiting) == (4, 2)  # the gap is no message
     assert queue.clear() == 2
     assert (len(queue), queue.waiting, queue.waiting_bytes, queue.dropped) == (0, 0, 0, 3)
     assert [counters(one), counters(two)] == [(0, 2, 0), (0, 1, 0)]
@@ -134,7 +145,7 @@ def test_clearing_counts_messages_only() -> None:
 def test_it_behaves_as_a_list_with_counters(steps: list[tuple[str, int, int]]) -> None:
     queue = Queue(LIMITS)
     subscriptions = [Subscription(str(device)) for device in range(3)]
-    model: deque[tuple[Event, Subscription | None]] = deque()
+    model = deque[_Entry]()
     offered, delivered, dropped = [0] * 3, [0] * 3, [0] * 3
     for sequence, (step, device, size) in enumerate(steps):
         subscription = subscriptions[device]
@@ -143,37 +154,89 @@ def test_it_behaves_as_a_list_with_counters(steps: list[tuple[str, int, int]]) -
             offered[device] += 1
             if queue.has_room(message, subscription):
                 queue.put(message, subscription)
-                model.append((message, subscription))
+                model.append(_Entry(message, subscription))
             else:
-                queue.drop(subscription)
+                queue.put_without_room(message, subscription)
                 dropped[device] += 1
+                _note_gap(model, subscription)
         elif step == "event":
-            if sum(whose is None for _, whose in model) < LIMITS.events:
-                model.append((PING, None))
+            if sum(entry.event is PING for entry in model) < LIMITS.events:
+                model.append(_Entry(PING))
             queue.put_event(PING)
         elif step == "take" and model:
             expected: list[bytes] = []
             while model:
-                part = model[0][0].frame()
+                part = model[0].frame()
                 if expected and sum(map(len, expected)) + len(part) > size:
                     break
                 expected.append(part)
-                whose = model.popleft()[1]
-                if whose is not None:
-                    delivered[int(whose.device_id)] += 1
+                taken = model.popleft()
+                if taken.is_message:
+                    delivered[int(taken.device_id)] += 1
             assert queue.take(Event.frame, size) == b"".join(expected)
         elif step == "clear":
-            messages = [whose for _, whose in model if whose is not None]
-            for whose in messages:
-                dropped[int(whose.device_id)] += 1
+            messages = [entry for entry in model if entry.is_message]
+            for entry in messages:
+                dropped[int(entry.device_id)] += 1
             model.clear()
             assert queue.clear() == len(messages)
-        waiting = [sum(whose is each for _, whose in model) for each in subscriptions]
+        waiting = [
+            sum(entry.is_message and entry.whose is each for entry in model)
+            for each in subscriptions
+        ]
         assert [counters(each) for each in subscriptions] == list(
             zip(delivered, dropped, waiting, strict=True)
         )
         assert offered == [sum(counts) for counts in zip(delivered, dropped, waiting, strict=True)]
         assert max(waiting) <= LIMITS.messages
         assert (len(queue), queue.waiting) == (len(model), sum(waiting))
-        assert queue.waiting_bytes == sum(event.size_bytes for event, _ in model)
+        assert queue.waiting_bytes == sum(entry.size_bytes for entry in model)
         assert (queue.delivered, queue.dropped) == (sum(delivered), sum(dropped))
+
+
+@dataclass(eq=False)
+class _Entry:
+    """What waits, according to the model: a message, an event, or the count of a gap."""
+
+    event: Event | None
+    whose: Subscription | None = None
+    dropped: int = 0
+
+    @property
+    def device_id(self) -> str:
+        assert self.whose is not None
+        return self.whose.device_id
+
+    @property
+    def is_message(self) -> bool:
+        return isinstance(self.event, Message)
+
+    @property
+    def size_bytes(self) -> int:
+        return 100 if self.event is None else self.event.size_bytes
+
+    def frame(self) -> bytes:
+        return (self.event or gap_event(self.device_id, self.dropped)).frame()
+
+
+def _note_gap(model: deque[_Entry], whose: Subscription) -> None:
+    """The last gap of the device grows, unless a message of it stands behind. PROTOCOL B4."""
+    last = next((entry for entry in reversed(model) if entry.whose is whose), None)
+    if last is None or last.is_message:
+        last = _Entry(None, whose)
+        model.append(last)
+    last.dropped += 1
+
+
+def test_a_gap_that_does_not_leave_yet_goes_on_growing() -> None:
+    queue, subscription = Queue(LIMITS), Subscription("1")
+    first = sized(100)
+    queue.put(first, subscription)
+    queue.put_without_room(sized(10), subscription)
+    # There is no room on the wire for the gap.
+    assert queue.take(Event.frame, len(first.frame()) + 1) == first.frame()
+    queue.put_without_room(sized(10), subscription)
+    assert queue.take(Event.frame, NO_LIMIT_BYTES) == gap_event("1", 2).frame()
+    # It has left: the next one stands for itself.
+    queue.put_without_room(sized(10), subscription)
+    assert queue.take(Event.sse, NO_LIMIT_BYTES) == gap_event("1", 1).sse()

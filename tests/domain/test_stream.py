@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.domain.test_wire import response_body, texts
 from tests.event_stream import Dispatched, parse_event_stream
-from tests.fakes import FakeOutbox, ServedOutbox, make_message
+from tests.fakes import FakeOutbox, ServedOutbox, gap_event, make_message
 from tracker.domain import wire
 from tracker.domain.event import HEARTBEAT, PING, reconnect
 from tracker.domain.message import Message
@@ -19,6 +19,9 @@ from tracker.domain.stream import WRITE_LIMIT_BYTES, CloseReason, Stream
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 
 LIMITS = QueueLimits(messages=3, total_bytes=1000, events=2)
+
+#: What a gap counts for in a queue's bytes.
+GAP_BYTES = 100
 
 
 class Owner:
@@ -196,9 +199,9 @@ def test_a_message_is_dropped_only_after_the_kernel_has_refused() -> None:
     assert (outbox.tail, counters(stream), drops) == (frames(*messages[:3]), (4, 3, 0, 1), [])
     offer(stream, *messages[4:])
     assert (counters(stream), drops) == ((10, 3, 4, 3), ["1"] * 4)
-    # The new ones are dropped, not the old ones.
+    # The new ones are dropped, not the old ones, and the client is told where.
     outbox.feed()
-    assert outbox.kernel == frames(*messages[:6])
+    assert outbox.kernel == frames(*messages[:6]) + gap_event("1", 4).frame()
 
 
 def test_one_device_does_not_take_the_room_of_another() -> None:
@@ -217,7 +220,7 @@ def test_the_bytes_of_all_devices_are_bounded() -> None:
     stream.post(PING)  # the tail
     offer(stream, make_message(1, "1", b"x" * 600), make_message(2, "2", b"x" * 400))
     offer(stream, make_message(3, "2", b"x"), make_message(4, "1", b"x"))
-    assert (stream.queue.waiting_bytes, drops) == (1000, ["2", "1"])
+    assert (stream.queue.waiting_bytes, drops) == (1000 + 2 * GAP_BYTES, ["2", "1"])
 
 
 @pytest.mark.parametrize("transport", [WEBSOCKET, SSE_CHUNKED])
@@ -257,15 +260,24 @@ def test_what_the_kernel_got_is_what_was_accepted_in_order(steps: list[tuple[str
     outbox, drops = FakeOutbox(), list[str]()
     stream = open_stream(outbox, drops=drops)
     accepted: list[bytes] = []
+    gap_at, gap_dropped = -1, 0  # where the last gap stands, while it may grow
     for sequence, (step, size) in enumerate(steps):
+        if len(outbox.written) > len(b"".join(accepted[: max(gap_at, 0)])):
+            gap_at = -1  # it has left
         if step == "offer":
             message = make_message(sequence, data=b"%d" % sequence + b"x" * size)
             told = len(drops)
             offer(stream, message)
             if len(drops) == told:
                 accepted.append(message.frame())
+                gap_at = -1
             else:
                 assert outbox.refusing
+                if gap_at < 0:
+                    gap_at, gap_dropped = len(accepted), 0
+                    accepted.append(b"")
+                gap_dropped += 1
+                accepted[gap_at] = gap_event("1", gap_dropped).frame()
         elif step == "feed":
             outbox.feed(size)
         elif step == "flush":
@@ -303,7 +315,7 @@ def test_not_having_been_served_yet_is_no_refusal() -> None:
     assert fit > 90
     while outbox.tail:
         outbox.serve()
-    assert outbox.kernel == frames(*messages[:fit])
+    assert outbox.kernel == frames(*messages[:fit]) + gap_event("1", 150 - fit).frame()
 
 
 def test_a_served_outbox_that_is_behind_is_held_to_both_bounds() -> None:
@@ -435,7 +447,7 @@ def test_after_the_end_nothing_reaches_the_outbox() -> None:
 
 def test_the_labels_of_the_metrics_stay_as_they_are() -> None:
     assert [reason.value for reason in CloseReason] == [
-        *("client", "stalled", "shutdown", "flood", "error"),
+        *("client", "stalled", "slow", "shutdown", "flood", "error"),
     ]
     assert [t.name for t in (WEBSOCKET, WEBSOCKET_LINES, SSE_CHUNKED, SSE_BARE)] == [
         *("websocket", "websocket", "sse", "sse"),

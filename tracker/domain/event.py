@@ -120,7 +120,7 @@ class Place(Event):
 class Gap(Place):
     """What was lost of one device, or of any (None), here in the stream.
 
-    It grows until it is sealed, which is when it leaves.
+    It grows until it leaves, which is when it is sealed.
     """
 
     __slots__ = ("device_id", "dropped", "is_sealed", "reason")
@@ -139,6 +139,11 @@ class Gap(Place):
         self.data = msgspec.json.encode(
             {"device_id": self.device_id, "dropped": self.dropped, "reason": self.reason}
         )
+
+    def unseal(self) -> None:
+        """There was no room for it on the wire: it stays, and may grow."""
+        self.is_sealed = False
+        self._line = self._frame = self._sse = self._chunk = None
 
 
 class _Nothing(Place):

@@ -198,6 +198,8 @@ class Queue:
             part = encode(event)
             taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
+                if isinstance(event, Gap):
+                    event.unseal()
                 break
             entries.popleft()
             if subscription is not None:
