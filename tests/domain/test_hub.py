@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +22,9 @@ from hypothesis.stateful import (
 )
 
 from tests.domain.test_wire import texts
-from tests.fakes import FakeOutbox, ServedOutbox, make_message
+from tests.fakes import FakeOutbox, ServedOutbox, gap_event, make_message
 from tracker.domain.event import HEARTBEAT, PING, Event
-from tracker.domain.hub import Hub, HubSettings, HubStatistics
+from tracker.domain.hub import Hub, HubSettings, HubStatistics, Resume
 from tracker.domain.message import Message
 from tracker.domain.queue import QueueLimits
 from tracker.domain.reasons import CloseReason, Drop
@@ -117,24 +118,47 @@ def test_every_client_of_a_device_shares_the_same_bytes() -> None:
 
 # The counters
 
+#: What a hub counts before anything has happened.
+NOTHING_YET = HubStatistics(
+    published=0,
+    subscriptions=0,
+    devices_watched=0,
+    devices_known=0,
+    streams={},
+    opened={},
+    closed=dict.fromkeys(CloseReason, 0),
+    offered=0,
+    delivered=0,
+    dropped=dict.fromkeys(Drop, 0),
+    waiting=0,
+    events_left_out=0,
+    replayed=0,
+    gaps=0,
+    resumes=dict.fromkeys(Resume, 0),
+    history_messages=0,
+    history_bytes=0,
+    history_devices=0,
+    history_evicted=0,
+)
+
+
+def drops(**messages: int) -> dict[Drop, int]:
+    """What was dropped, by the names of the reasons; nothing for all others."""
+    return {reason: messages.get(reason.name.lower(), 0) for reason in Drop}
+
+
+def kept(*messages: Message) -> dict[str, Any]:
+    """What a history counts that holds `messages`, and has never held anything else."""
+    return {
+        "history_messages": len(messages),
+        "history_bytes": sum(message.size_bytes + 300 for message in messages),
+        "history_devices": len({message.device_id for message in messages}),
+    }
+
 
 def test_statistics_of_a_life() -> None:
     hub = make_hub(QueueLimits(messages=2, total_bytes=10_000, events=1))
-    empty = HubStatistics(
-        published=0,
-        subscriptions=0,
-        devices_watched=0,
-        devices_known=0,
-        streams={"websocket": 0, "sse": 0},
-        opened={"websocket": 0, "sse": 0},
-        closed=dict.fromkeys(CloseReason, 0),
-        offered=0,
-        delivered=0,
-        dropped={Drop.BUFFER_FULL: 0, Drop.CLOSED: 0},
-        waiting=0,
-        events_left_out=0,
-    )
-    assert hub.statistics() == empty
+    assert hub.statistics() == NOTHING_YET
     fast, slow = FakeOutbox(), FakeOutbox(appetite=0)
     with (
         hub.open_stream(["1", "2"], fast, WEBSOCKET),
@@ -142,38 +166,37 @@ def test_statistics_of_a_life() -> None:
         hub.open_stream(["1"], FakeOutbox(), SSE_BARE),
     ):
         hub.seed(make_message(1, "9"))
-        publish(hub, make_message(2, "1"))
-        publish(hub, *(make_message(n, "1") for n in range(3, 8)), make_message(8, "8"))
+        messages = [*(make_message(n, "1") for n in range(2, 8)), make_message(8, "8")]
+        publish(hub, messages[0])
+        publish(hub, *messages[1:])
         for _ in range(3):
             slow_stream.post(PING)
         slow_stream.close(CloseReason.STALLED)
-        assert hub.statistics() == HubStatistics(
+        while_open = replace(
+            NOTHING_YET,
             published=7,
             subscriptions=5,
             devices_watched=3,
             devices_known=3,
             streams={"websocket": 1, "sse": 2},
             opened={"websocket": 1, "sse": 2},
-            closed=dict.fromkeys(CloseReason, 0),
             offered=18,
             delivered=13,  # all of two streams, and one to the slow one's outbox
-            dropped={Drop.BUFFER_FULL: 3, Drop.CLOSED: 0},
+            dropped=drops(buffer_full=3),
             waiting=2,
             events_left_out=2,
+            gaps=1,
+            **kept(*messages),
         )
-    assert hub.statistics() == HubStatistics(
-        published=7,
+        assert hub.statistics() == while_open
+    assert hub.statistics() == replace(
+        while_open,
         subscriptions=0,
         devices_watched=0,
-        devices_known=3,
         streams={"websocket": 0, "sse": 0},
-        opened={"websocket": 1, "sse": 2},
-        closed={**dict.fromkeys(CloseReason, 0), CloseReason.CLIENT: 2, CloseReason.STALLED: 1},
-        offered=18,
-        delivered=13,
-        dropped={Drop.BUFFER_FULL: 3, Drop.CLOSED: 2},
+        closed={**NOTHING_YET.closed, CloseReason.CLIENT: 2, CloseReason.STALLED: 1},
+        dropped=drops(buffer_full=3, closed=2),
         waiting=0,
-        events_left_out=2,
     )
 
 
@@ -224,7 +247,7 @@ def test_however_a_block_is_left_its_subscriptions_are_gone(
     statistics = hub.statistics()
     assert (statistics.subscriptions, statistics.devices_watched, statistics.waiting) == (0, 0, 0)
     assert (statistics.offered, statistics.delivered) == (3, 2)
-    assert statistics.dropped == {Drop.BUFFER_FULL: 0, Drop.CLOSED: 1}
+    assert statistics.dropped == drops(closed=1)
     assert (outbox.on_writable, outbox.on_stalled, hub.streams()) == (None, None, [])
     assert stream is not None
     assert stream.has_ended
@@ -236,7 +259,7 @@ def test_a_stream_that_ended_since_the_publish_is_flushed_in_vain() -> None:
     with hub.open_stream(["1"], outbox, WEBSOCKET):
         [stream] = hub.publish_batch([make_message(1)])
     assert (stream.flush(), outbox.writes) == (0, [])
-    assert hub.statistics().dropped == {Drop.BUFFER_FULL: 0, Drop.CLOSED: 1}
+    assert hub.statistics().dropped == drops(closed=1)
 
 
 def test_a_flush_that_never_came_is_made_up_for() -> None:
@@ -361,6 +384,20 @@ def test_a_stalled_neighbour_changes_nothing(
 
 LIMITS = QueueLimits(messages=3, total_bytes=150, events=2)
 
+#: What a gap counts for in a queue's bytes.
+GAP_BYTES = 100
+
+
+@dataclass(eq=False)
+class Lost:
+    """A gap, which says how many messages a client lacks."""
+
+    device_id: str
+    dropped: int
+
+    def as_event(self) -> Event:
+        return gap_event(self.device_id, self.dropped)
+
 
 @dataclass(eq=False)
 class Client:
@@ -369,22 +406,42 @@ class Client:
     stream: Stream
     outbox: FakeOutbox
     transport: Transport
-    accepted: list[Event] = field(default_factory=list)
+    accepted: list[Event | Lost] = field(default_factory=list)
     offered: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     events_left_out: int = 0
+    gaps: int = 0
     #: Offered something in a publish that was cancelled before its flush.
     is_owed_a_flush: bool = False
     is_broken: bool = False
 
+    def encode(self, accepted: Event | Lost) -> bytes:
+        return self.transport.encode(
+            accepted.as_event() if isinstance(accepted, Lost) else accepted
+        )
+
     def left(self) -> int:
         """How many of the accepted events have left the queue; the boundary is exact."""
         written = len(self.outbox.written)
-        encoded = map(self.transport.encode, self.accepted)
+        encoded = map(self.encode, self.accepted)
         return [0, *accumulate(map(len, encoded))].index(written)
 
-    def waiting(self) -> list[Event]:
+    def waiting(self) -> list[Event | Lost]:
         return self.accepted[self.left() :]
+
+    def lose(self, device_id: str) -> bool:
+        """The gap stands where the first message would have; it grows while it is the last.
+
+        Returns whether it is a new one.
+        """
+        self.dropped[device_id] += 1
+        last = next((each for each in reversed(self.waiting()) if is_of(device_id, each)), None)
+        if isinstance(last, Lost):
+            last.dropped += 1
+            return False
+        self.accepted.append(Lost(device_id, 1))
+        self.gaps += 1
+        return True
 
     def check(self) -> None:
         """The laws of one stream, at this moment."""
@@ -392,7 +449,7 @@ class Client:
         left = self.left()
         gone, waiting = self.accepted[:left], self.accepted[left:]
         # Order: what was accepted, and nothing else, in that order; the kernel has a prefix.
-        assert outbox.written == b"".join(map(self.transport.encode, gone))
+        assert outbox.written == b"".join(map(self.encode, gone))
         assert outbox.written.startswith(outbox.kernel)
         # Conservation, for each subscription.
         for device_id, subscription in stream.subscriptions.items():
@@ -413,9 +470,14 @@ class Client:
         messages = [event for event in waiting if isinstance(event, Message)]
         message_bytes = sum(message.size_bytes for message in messages)
         assert message_bytes <= LIMITS.total_bytes or len(messages) == 1
-        assert len(waiting) - len(messages) <= LIMITS.events
+        gaps = [event.device_id for event in waiting if isinstance(event, Lost)]
+        assert len(waiting) - len(messages) - len(gaps) <= LIMITS.events
+        assert max(map(gaps.count, gaps), default=0) <= LIMITS.messages + 1
         assert (len(queue), queue.waiting) == (len(waiting), len(messages))
-        assert queue.waiting_bytes == sum(event.size_bytes for event in waiting)
+        assert queue.waiting_bytes == sum(
+            GAP_BYTES if isinstance(event, Lost) else event.size_bytes for event in waiting
+        )
+        assert queue.events_left_out == self.events_left_out
         # Nothing waits for a client that would take it.
         assert not (outbox.writable and waiting) or self.is_owed_a_flush
 
@@ -424,7 +486,12 @@ class Client:
         return isinstance(self.outbox, ServedOutbox)
 
 
-def of(device_id: str, events: Iterable[Event]) -> list[Message]:
+def is_of(device_id: str, accepted: Event | Lost) -> bool:
+    """Whether it is a message, or a gap, of the device."""
+    return isinstance(accepted, Message | Lost) and accepted.device_id == device_id
+
+
+def of(device_id: str, events: Iterable[Event | Lost]) -> list[Message]:
     """The messages of one device among `events`."""
     return [e for e in events if isinstance(e, Message) and e.device_id == device_id]
 
@@ -444,6 +511,7 @@ class HubMachine(RuleBasedStateMachine):
         self.sequence = 0
         self.dropped_at_the_end = 0
         self.known: set[str] = set()
+        self.published: list[Message] = []
 
     @rule(
         target=clients,
@@ -501,22 +569,26 @@ class HubMachine(RuleBasedStateMachine):
             offered_to = [c for c in self.open if message.device_id in c.offered]
             dropped = [c.stream.queue.dropped for c in offered_to]
             yield message
+            self.published.append(message)
             self.known.add(message.device_id)
             for client, dropped_before in zip(offered_to, dropped, strict=True):
                 client.offered[message.device_id] += 1
                 if client.stream.queue.dropped == dropped_before:
                     client.accepted.append(message)
                 else:
-                    client.dropped[message.device_id] += 1
-                    self._check_drop(client, message)
+                    self._check_drop(client, message, gaps=client.lose(message.device_id))
 
-    def _check_drop(self, client: Client, message: Message) -> None:
-        """A4: only after bytes were refused, and at one of the limits."""
+    def _check_drop(self, client: Client, message: Message, *, gaps: int) -> None:
+        """A4: only after bytes were refused, and at one of the limits.
+
+        `gaps`: how many the drop has left behind.
+        """
         queue, outbox = client.stream.queue, client.outbox
         waiting = client.stream.subscriptions[message.device_id].waiting
-        is_full_of_bytes = queue.waiting_bytes + message.size_bytes > LIMITS.total_bytes
+        waiting_bytes = queue.waiting_bytes - gaps * GAP_BYTES
+        is_full_of_bytes = waiting_bytes + message.size_bytes > LIMITS.total_bytes
         assert not outbox.writable
-        assert len(queue) > 0
+        assert len(queue) > gaps
         if outbox.refusing:
             assert waiting >= LIMITS.messages or is_full_of_bytes
         else:
@@ -545,7 +617,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(client=clients)
     def ping(self, client: Client) -> None:
-        events = [event for event in client.waiting() if not isinstance(event, Message)]
+        events = [each for each in client.waiting() if not isinstance(each, Message | Lost)]
         if len(events) < LIMITS.events:
             client.accepted.append(PING)
         else:
@@ -601,13 +673,15 @@ class HubMachine(RuleBasedStateMachine):
     def statistics(self) -> None:
         everyone = [*self.open, *self.gone]
         names = [client.transport.name for client in self.open]
-        assert self.hub.statistics() == HubStatistics(
+        lost = sum(sum(client.dropped.values()) for client in everyone)
+        assert self.hub.statistics() == replace(
+            NOTHING_YET,
             published=self.sequence,
             subscriptions=sum(len(client.offered) for client in self.open),
             devices_watched=len({d for client in self.open for d in client.offered}),
             devices_known=len(self.known),
-            streams={name: names.count(name) for name in self.opened},
-            opened=self.opened,
+            streams={name: names.count(name) for name, count in self.opened.items() if count},
+            opened={name: count for name, count in self.opened.items() if count},
             closed=self.closed_with,
             offered=sum(sum(client.offered.values()) for client in everyone),
             delivered=sum(
@@ -615,15 +689,15 @@ class HubMachine(RuleBasedStateMachine):
                 for client in everyone
                 for event in client.accepted[: client.left()]
             ),
-            dropped={
-                Drop.BUFFER_FULL: sum(sum(client.dropped.values()) for client in everyone)
-                - self.dropped_at_the_end,
-                Drop.CLOSED: self.dropped_at_the_end,
-            },
+            dropped=drops(
+                buffer_full=lost - self.dropped_at_the_end, closed=self.dropped_at_the_end
+            ),
             waiting=sum(
                 isinstance(event, Message) for client in self.open for event in client.waiting()
             ),
             events_left_out=sum(client.events_left_out for client in everyone),
+            gaps=sum(client.gaps for client in everyone),
+            **kept(*self.published),
         )
         statistics = self.hub.statistics()
         assert statistics.offered == (

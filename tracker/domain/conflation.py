@@ -7,6 +7,7 @@ what stands in a place can be replaced while the place, and with it the order, s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import cast
 
 from tracker.domain.event import NOTHING, Event, Gap
@@ -83,10 +84,11 @@ class DropOldQueue(Queue):
             self._given_up += 1
         gap.dropped += 1
 
-    def remove(self, subscription: Subscription) -> int:
-        """Drop what waits of one subscription; return how many messages that were."""
-        self._places.pop(subscription, None)
-        return super().remove(subscription)
+    def remove(self, subscriptions: Collection[Subscription]) -> int:
+        """Drop what waits of `subscriptions`, with their gaps; return how many messages."""
+        for subscription in subscriptions:
+            self._places.pop(subscription, None)
+        return super().remove(subscriptions)
 
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
@@ -129,10 +131,11 @@ class LatestQueue(Queue):
         self._entries[-1] = cast(tuple[Event, Subscription | None], entry)
         self._newest[subscription] = entry
 
-    def remove(self, subscription: Subscription) -> int:
-        """Drop what waits of one subscription; return how many messages that were."""
-        self._newest.pop(subscription, None)
-        return super().remove(subscription)
+    def remove(self, subscriptions: Collection[Subscription]) -> int:
+        """Drop what waits of `subscriptions`, with their gaps; return how many messages."""
+        for subscription in subscriptions:
+            self._newest.pop(subscription, None)
+        return super().remove(subscriptions)
 
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""

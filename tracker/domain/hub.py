@@ -193,11 +193,13 @@ class Hub:
 
     def unsubscribe(self, stream: Stream, device_ids: Iterable[str]) -> None:
         """Take devices from a stream; what waits of them is dropped."""
-        for device_id in device_ids:
-            subscription = stream.subscriptions.get(device_id)
-            if subscription is not None:
-                self._remove_watcher(stream, device_id)
-                stream.remove(subscription)
+        theirs = stream.subscriptions
+        ended = [
+            theirs[device_id] for device_id in dict.fromkeys(device_ids) if device_id in theirs
+        ]
+        for subscription in ended:
+            self._remove_watcher(stream, subscription.device_id)
+        stream.remove(ended)
 
     def _add(self, stream: Stream, device_id: str) -> None:
         if device_id in stream.subscriptions:

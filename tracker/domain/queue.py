@@ -15,14 +15,18 @@ what belongs to no device (a ping, a gap) stands in the same order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from tracker.domain.event import Event, Gap, Place
+from tracker.domain.event import PING, Event, Gap, Place
 from tracker.domain.message import Message
 from tracker.domain.reasons import Drop
 from tracker.domain.totals import Totals
+
+#: What belongs to no device and is no ping is rare, and says what the client could not
+#: find out later; so many of them wait only where a broker comes and goes for hours.
+_NEWS_LIMIT = 128
 
 #: Picks one of an event's wire forms, e.g. `Event.frame`.
 Encoding = Callable[[Event], bytes]
@@ -42,8 +46,8 @@ class QueueLimits:
     """How much may wait for one connection.
 
     `messages`: messages of one device; `total_bytes`: bytes in all, counted as the size of
-    the JSON values (the bytes themselves are shared by all connections); `events`: events
-    that belong to no device.
+    the JSON values (the bytes themselves are shared by all connections); `events`: how many
+    events that belong to no device may wait for a ping to be one more.
     """
 
     messages: int = 100
@@ -153,7 +157,8 @@ class Queue:
 
     def put_event(self, event: Event) -> None:
         """Append an event that belongs to no subscription, unless too many of them wait."""
-        if self.events_waiting >= self._limits.events:
+        limit = self._limits.events if event is PING else _NEWS_LIMIT
+        if self.events_waiting >= limit:
             self.events_left_out += 1
             self.totals.events_left_out += 1
         else:
@@ -164,6 +169,18 @@ class Queue:
         self.events_waiting += 1
         self.waiting_bytes += event.size_bytes
         self._entries.append((event, None))
+
+    def put_loss(self, messages: int, reason: str) -> None:
+        """Say here that `messages` were lost of which nobody knows the device.
+
+        One gap at the end grows, so they are no more than what else waits.
+        """
+        last = self._entries[-1][0] if self._entries else None
+        if not isinstance(last, Gap) or last.device_id is not None or last.reason != reason:
+            last = Gap(None, reason)
+            self.waiting_bytes += last.size_bytes
+            self._entries.append((last, None))
+        last.dropped += messages
 
     def put_without_room(self, message: Message, subscription: Subscription) -> None:
         """Deal with a message that was offered and for which there is no room."""
@@ -217,16 +234,27 @@ class Queue:
         self.delivered += messages
         self.totals.delivered += messages
 
-    def remove(self, subscription: Subscription) -> int:
-        """Drop what waits of one subscription; return how many messages that were."""
-        messages = subscription.queued
-        if messages:
-            kept = [entry for entry in self._entries if entry[1] is not subscription]
-            self.waiting_bytes -= sum(
-                event.size_bytes for event, owner in self._entries if owner is subscription
-            )
-            self._entries = deque(kept)
-            self._count_closed(subscription, messages)
+    def remove(self, subscriptions: Collection[Subscription]) -> int:
+        """Drop what waits of `subscriptions`, with their gaps; return how many messages."""
+        owners = {subscription.device_id: subscription for subscription in subscriptions}
+        kept = deque[_Entry]()
+        messages = 0
+        for entry in self._entries:
+            event, subscription = entry
+            if subscription is None:
+                is_theirs = isinstance(event, Gap) and event.device_id in owners
+            else:
+                is_theirs = owners.get(subscription.device_id) is subscription
+            if not is_theirs:
+                kept.append(entry)
+                continue
+            self.waiting_bytes -= event.size_bytes
+            if subscription is not None:
+                messages += 1
+                self._count_closed(subscription)
+        self._entries = kept
+        for subscription in subscriptions:
+            subscription.gap = None
         return messages
 
     def take_over(self, other: Queue) -> None:
@@ -256,16 +284,18 @@ class Queue:
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
         messages = self.waiting
-        for _, subscription in self._entries:
+        for event, subscription in self._entries:
             if subscription is not None:
-                self._count_closed(subscription, 1)
+                self._count_closed(subscription)
+            elif isinstance(event, Gap):
+                event.seal()  # nobody will hear of it, but it must not grow either
         self._entries.clear()
         self.events_waiting = self.waiting_bytes = 0
         return messages
 
-    def _count_closed(self, subscription: Subscription, messages: int) -> None:
-        subscription.queued -= messages
-        subscription.dropped += messages
-        self.waiting -= messages
-        self.dropped += messages
-        self.totals.dropped[Drop.CLOSED] += messages
+    def _count_closed(self, subscription: Subscription) -> None:
+        subscription.queued -= 1
+        subscription.dropped += 1
+        self.waiting -= 1
+        self.dropped += 1
+        self.totals.dropped[Drop.CLOSED] += 1

@@ -16,13 +16,13 @@ from the history (see `CatchUp`); meanwhile its queue gets no messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from tracker.domain.catchup import CatchUp
 from tracker.domain.conflation import DropOldQueue, LatestQueue
-from tracker.domain.event import HEARTBEAT, Event, Gap, mode_changed
+from tracker.domain.event import HEARTBEAT, Event, mode_changed
 from tracker.domain.joiner import Joiner
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
@@ -263,7 +263,9 @@ class Stream:
 
     def post_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device."""
-        self.post(Gap(None, reason, messages))
+        if not self.has_ended:
+            self.queue.put_loss(messages, reason)
+            self.flush()
 
     def answer(self, event: Event) -> None:
         """Queue the answer to what the client said; see `is_congested`."""
@@ -391,12 +393,13 @@ class Stream:
         transport = self.transport
         self._encode = transport.encode if self.has_ids else transport.encode_without_id
 
-    def remove(self, subscription: Subscription) -> None:
-        """Drop what waits of a subscription that ends, and forget it."""
+    def remove(self, subscriptions: Collection[Subscription]) -> None:
+        """Drop what waits of subscriptions that end, and forget them."""
         self.flush()
-        self._drop_elsewhere(subscription)
-        self.closed_messages += self.queue.remove(subscription)
-        del self.subscriptions[subscription.device_id]
+        for subscription in subscriptions:
+            self._drop_elsewhere(subscription)
+            del self.subscriptions[subscription.device_id]
+        self.closed_messages += self.queue.remove(subscriptions)
 
     def _drop_elsewhere(self, subscription: Subscription) -> None:
         """Drop what waits of it outside the queue."""

@@ -57,6 +57,8 @@ class Bridge:
         self._settled = trio.Event()
         self._ended = trio.Event()
         self.end: End | None = None
+        #: Whether the broker had kept our session; known once it accepted the connection.
+        self.has_session = False
 
     def start(self, sock: socket.socket | None) -> None:
         """Start the thread on a connected socket, which it owns from now on.
@@ -169,6 +171,7 @@ class Bridge:
         elif isinstance(news, Call):
             news.done.set()
         elif isinstance(news, Accepted):
+            self.has_session = news.has_session
             self._let_go_of_handshake()
             self._incoming.open()
             self._settled.set()

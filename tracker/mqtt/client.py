@@ -280,6 +280,11 @@ class Client:
         return identifier.decode()
 
     @property
+    def has_session(self) -> bool:
+        """Whether the broker of this connection had kept our session."""
+        return self._bridge is not None and self._bridge.has_session
+
+    @property
     def messages(self) -> MessagesIterator:
         """What was received, to iterate over."""
         return MessagesIterator(self._incoming)

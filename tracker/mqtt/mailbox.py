@@ -40,7 +40,9 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Accepted:
-    """The broker accepted the connection."""
+    """The broker accepted the connection. `has_session`: it had kept our session."""
+
+    has_session: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

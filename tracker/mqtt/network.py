@@ -228,12 +228,12 @@ class NetworkThread(threading.Thread):
     # they raise ends the loop, so nothing here raises.
 
     def _on_connect(
-        self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any
+        self, _client: Any, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
         if self._connect_reason is None:
             self._connect_reason = reason
             if not reason.is_failure:
-                self._mailbox.tell(Accepted())
+                self._mailbox.tell(Accepted(has_session=bool(flags.session_present)))
 
     def _on_disconnect(
         self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any

@@ -159,11 +159,15 @@ def _change(operation: Options, stream: Stream, hub: Hub, now_ns: int) -> Event:
         changes.append(lambda: stream.set_max_rate(rate))
     if operation.ping is not UNSET:
         ping_s = None if operation.ping is None else parse_ping(operation.ping)
-        stream.ping_due_s = now_ns / 1e9 + (ping_s or 0.0)
-        changes.append(lambda: hub.set_ping(stream, ping_s))
+        changes.append(lambda: _set_ping(stream, hub, ping_s, now_ns))
     for change in changes:  # all of them are right: none is made where one is not
         change()
     return _ack("options", operation.ref, stream, hub)
+
+
+def _set_ping(stream: Stream, hub: Hub, ping_s: float | None, now_ns: int) -> None:
+    stream.ping_due_s = now_ns / 1e9 + (ping_s or 0.0)
+    hub.set_ping(stream, ping_s)
 
 
 def _ack(name: str, ref: Ref, stream: Stream, hub: Hub) -> Event:
