@@ -19,10 +19,11 @@ from typing import Protocol
 
 from tracker.domain.catchup import CatchUp
 from tracker.domain.conflation import DropOldQueue, LatestQueue
-from tracker.domain.event import HEARTBEAT, Event, mode_changed
+from tracker.domain.event import FORGET, HEARTBEAT, Event, mode_changed, position_mark
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
 from tracker.domain.outbox import Outbox
+from tracker.domain.position import Position
 from tracker.domain.queue import Overflow, Queue, QueueLimits, Subscription
 from tracker.domain.transport import Transport
 
@@ -67,6 +68,10 @@ NOBODY = Client("", "", 0.0)
 class StreamOwner(Protocol):
     """Who is told what a stream does: the hub."""
 
+    @property
+    def position(self) -> Position:
+        """Where a stream stands that has everything."""
+
     def note_drop(self, device_id: str) -> None:
         """A message was dropped for want of room."""
 
@@ -95,6 +100,7 @@ class Stream:
         "_limits",
         "_overflow",
         "_owner",
+        "_replayed",
         "client",
         "close_reason",
         "closed_messages",
@@ -105,7 +111,6 @@ class Stream:
         "ping_due_s",
         "ping_s",
         "queue",
-        "replayed",
         "seat",
         "subscriptions",
         "touched_by",
@@ -121,6 +126,7 @@ class Stream:
         *,
         overflow: Overflow = Overflow.DROP_NEW,
         latest_after: int = 0,
+        max_rate_per_s: float | None = None,
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.outbox = outbox
@@ -136,8 +142,6 @@ class Stream:
         self.has_ended = False
         #: How often it had no room, counting a run of drops as one.
         self.overflows = 0
-        #: Messages that it was sent from the history, before it was live.
-        self.replayed = 0
         #: Seconds between its `ping` events, None as all have; and when the next is due.
         self.ping_s: float | None = None
         self.ping_due_s = 0.0
@@ -151,9 +155,10 @@ class Stream:
         self._overflow = overflow
         self.queue = _QUEUES[overflow](limits)
         self._catch_up: CatchUp | None = None
-        self._limiter: RateLimiter | None = None
-        self._is_plain = True
+        self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
+        self._is_plain = self._limiter is None
         self._evicted = 0
+        self._replayed = 0
         self._encode = transport.encode
         self._choose_encoding()
         outbox.on_writable = self.flush
@@ -188,6 +193,11 @@ class Stream:
         """Messages that left the history before it came to them."""
         return self._evicted + (0 if self._catch_up is None else self._catch_up.evicted)
 
+    @property
+    def replayed(self) -> int:
+        """Messages that it was sent from the history, from before it was there."""
+        return self._replayed + (0 if self._catch_up is None else self._catch_up.replayed)
+
     # What comes in
 
     def offer(self, message: Message, subscription: Subscription) -> None:
@@ -214,18 +224,29 @@ class Stream:
     def _accept_without_room(self, message: Message, subscription: Subscription) -> None:
         if subscription.gap is None or subscription.gap.is_sealed:
             self.overflows += 1
+            if self._is_to_conflate():
+                self.set_overflow(Overflow.LATEST)
+                self.post(mode_changed(Overflow.LATEST.value, "too slow"))
+                if self.queue.has_room(message, subscription):
+                    self.queue.put(message, subscription)
+                    return
         self.queue.put_without_room(message, subscription)
         self._owner.note_drop(subscription.device_id)
         if self._overflow is Overflow.DISCONNECT:
             self.close(CloseReason.SLOW)
-        elif self._latest_after and self.overflows >= self._latest_after:
-            self.set_overflow(Overflow.LATEST)
-            self.post(mode_changed(Overflow.LATEST.value, "too slow"))
+
+    def _is_to_conflate(self) -> bool:
+        return 0 < self._latest_after <= self.overflows and self._overflow not in (
+            Overflow.LATEST,
+            Overflow.DISCONNECT,
+        )
 
     def _admit(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` may be queued now: not while it waits elsewhere."""
         if self._catch_up is not None and self._catch_up.follows:
             self._catch_up.defer(subscription)
+            # The history may lose it; not on a client that takes what it is sent.
+            self.flush()
             return False
         limiter = self._limiter
         if limiter is None:
@@ -284,21 +305,24 @@ class Stream:
         outbox = self.outbox
         before = self.queue.delivered
         while outbox.writable:
-            if self.queue:
+            if self._catch_up is not None:
+                data = self._take_while_catching_up(self._catch_up)
+            elif self.queue:
                 data = self.queue.take(self._encode, WRITE_LIMIT_BYTES)
-            elif self._catch_up is not None:
-                data = self._take_from_history(self._catch_up)
             else:
                 break
             if data:
                 outbox.write_nowait(data)
         return self.queue.delivered - before
 
-    def _take_from_history(self, catch_up: CatchUp) -> bytes:
+    def _take_while_catching_up(self, catch_up: CatchUp) -> bytes:
+        # While it follows, nothing but events is queued, or what was before it began. After
+        # that, what is queued is newer than all that is due from the history.
+        if catch_up.follows and self.queue:
+            return self.queue.take(self._encode, WRITE_LIMIT_BYTES)
         data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
-        if data is None:
+        if catch_up.is_level:
             self._end_catch_up()
-            return b""
         return data
 
     # What changes
@@ -315,36 +339,67 @@ class Stream:
 
     def _end_catch_up(self) -> None:
         if self._catch_up is not None:
-            self.replayed += self._catch_up.replayed
+            self._replayed += self._catch_up.replayed
             self._evicted += self._catch_up.evicted
             self._catch_up = None
             self._is_plain = self._limiter is None
 
     def set_overflow(self, overflow: Overflow) -> None:
         """Deal with overflow in another way from now on; what waits is kept, or conflated."""
-        if overflow is self._overflow:
+        if overflow is self._overflow or self.has_ended:
             return
+        had_ids = self.has_ids
         queue = _QUEUES[overflow](self._limits)
         queue.take_over(self.queue)
         self.queue = queue
         self._overflow = overflow
-        self._change_ids()
+        self._change_ids(had_ids=had_ids)
 
     def set_max_rate(self, max_rate_per_s: float | None) -> None:
         """Send at most so many messages a second of each device; None: all of them."""
-        held = [] if self._limiter is None else self._limiter.release()
+        if self.has_ended:
+            return
+        had_ids = self.has_ids
+        for message, subscription in () if self._limiter is None else self._limiter.release():
+            self._accept(message, subscription)
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         self._is_plain = self._limiter is None and self._catch_up is None
-        self._change_ids()
-        for message, subscription in held:
-            self._accept(message, subscription)
+        self._change_ids(had_ids=had_ids)
         self.flush()
 
-    def _change_ids(self) -> None:
-        if self._catch_up is not None and self._catch_up.follows and not self.has_ids:
-            for message, subscription in self._catch_up.stop_following():
-                self._accept(message, subscription)
+    def _change_ids(self, *, had_ids: bool) -> None:
+        if had_ids is self.has_ids:
+            return
         self._choose_encoding()
+        if had_ids:
+            self._lose_ids()
+        else:
+            # Of what was left out on purpose nobody knows where it stood, so what waits now
+            # leaves without ids, and the client stands behind it.
+            self.queue.strip_ids()
+            self._put_mark(position_mark(self._owner.position))
+
+    def _lose_ids(self) -> None:
+        catch_up = self._catch_up
+        if catch_up is None or not catch_up.follows:
+            if self._has_mark(FORGET):
+                self.queue.put_first(FORGET)
+            return
+        newest, gaps = catch_up.stop_following()
+        if self._has_mark(FORGET):
+            catch_up.prepend([(FORGET, None)])
+        for gap in gaps:
+            self.queue.put_gap(gap)
+        for message, subscription in newest:
+            self._accept(message, subscription)
+
+    def _put_mark(self, mark: Event) -> None:
+        if self._has_mark(mark):
+            self.queue.put_answer(mark)
+
+    def _has_mark(self, mark: Event) -> bool:
+        """Whether the stream has positions, and the transport a form for `mark`."""
+        return bool(self._owner.position.epoch and self.transport.encode(mark))
 
     def _choose_encoding(self) -> None:
         transport = self.transport
