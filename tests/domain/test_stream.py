@@ -14,6 +14,7 @@ from tests.fakes import FakeOutbox, ServedOutbox, gap_event, make_message
 from tracker.domain import wire
 from tracker.domain.event import HEARTBEAT, PING, reconnect
 from tracker.domain.message import Message
+from tracker.domain.position import Position
 from tracker.domain.queue import QueueLimits, Subscription
 from tracker.domain.reasons import CloseReason
 from tracker.domain.stream import WRITE_LIMIT_BYTES, Stream
@@ -28,6 +29,9 @@ GAP_BYTES = 100
 
 class Owner:
     """Who is told of drops, in the hub's place."""
+
+    #: It has no epoch: a stream outside any hub has no place in its order.
+    position = Position("", 0)
 
     def __init__(self, drops: list[str]) -> None:
         self.note_drop = drops.append

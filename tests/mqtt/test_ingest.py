@@ -21,8 +21,8 @@ from tests.mqtt.checkpoints import cancelled_everywhere
 from tracker.domain.errors import Malformed
 from tracker.domain.hub import Hub
 from tracker.domain.message import Message
-from tracker.domain.reasons import Drop
 from tracker.domain.queue import QueueLimits
+from tracker.domain.reasons import Drop
 from tracker.domain.stream import WEBSOCKET, Stream
 from tracker.mqtt import ingest as ingest_module
 from tracker.mqtt.client import Client

@@ -6,24 +6,35 @@ Laws:
 - It goes live in the same step in which it finds that nothing lies between: no message
   is lost and none comes twice.
 - What the history lost in the meantime is a gap, exact to the message.
+- It holds at most one pass of messages beside the history, however slow the client is.
 
-Theory of operation: first the preface (what was missed; or the snapshot and the track),
-then pass after pass over what came since, each shorter than the one before.
+Theory of operation: first the preface (the snapshot and the track), then pass after pass
+over what the history has behind the cursor: what a client that resumes missed, and what
+came since. What is due is counted for each subscription (`owed` and `deferred`), so what
+a pass does not find has been evicted. A stream whose messages carry no ids follows only
+to the end of what it is owed: what is published meanwhile is queued, behind all this.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import merge
 from typing import Protocol
 
 from tracker.domain.event import Event, Gap, position_mark
-from tracker.domain.history import History
+from tracker.domain.history import History, by_sequence
 from tracker.domain.message import Message
 from tracker.domain.position import Position
 from tracker.domain.queue import Encoding, Queue, Subscription
 from tracker.domain.reasons import Drop
+
+#: What one pass takes out of the history: a few writes' worth. A pass looks at all that is
+#: due, so more would be cheaper, and would hold more beside the history for a slow client.
+_PASS_BYTES = 256 * 1024
+
+#: What is due, and for which subscription: it is left out when that has ended.
+Due = tuple[Event, Subscription | None]
 
 
 class CatchingUp(Protocol):
@@ -48,21 +59,22 @@ class Clock(Protocol):
 class CatchUp:
     """What one stream is sent before it is live.
 
-    `preface`: events that are due first; `reached_sequence`: where the stream stands. A
-    stream whose messages carry no ids gets nothing but the preface from here: what is
-    published meanwhile may well overtake it.
+    `preface`: what is due first; `reached_sequence`: where the stream stands; `owed`: how
+    many messages between there and its start each subscription is owed.
     """
 
     __slots__ = (
         "_clock",
-        "_events",
+        "_cursor",
         "_history",
         "_next",
-        "_sequence",
+        "_owed",
+        "_sources",
         "_stream",
         "deferred",
         "evicted",
         "follows",
+        "is_level",
         "reached_sequence",
         "replayed",
     )
@@ -71,98 +83,164 @@ class CatchUp:
         self,
         history: History,
         stream: CatchingUp,
-        preface: Iterable[Event],
         clock: Clock,
+        preface: Iterable[Due],
+        *,
         reached_sequence: int,
+        owed: Mapping[Subscription, int],
     ) -> None:
         self._history = history
         self._stream = stream
         self._clock = clock
-        self._sequence = clock.position.sequence
-        self._events = chain(preface, self._passes())
-        self._next: Event | None = None
+        #: All behind it is due, as far as it is owed or was deferred.
+        self._cursor = reached_sequence
+        self._owed = dict(owed)
+        self._sources = deque([iter(preface), self._passes()])
+        self._next: Due | None = None
         #: Of the last message that was sent, or of where the client said that it stood.
         self.reached_sequence = reached_sequence
         #: Whether what is published waits in the history, and not in the queue.
         self.follows = stream.has_ids
+        #: Nothing is due any more: the stream is live from this very moment.
+        self.is_level = False
         self.deferred = 0
         self.evicted = 0
         self.replayed = 0
 
-    def prepend(self, preface: Iterable[Event]) -> None:
+    def prepend(self, preface: Iterable[Due]) -> None:
         """Send `preface`, events without ids, before all else."""
-        self._events = chain(preface, self._events)
+        if self._next is not None:
+            self._sources.appendleft(iter([self._next]))
+            self._next = None
+        self._sources.appendleft(iter(preface))
 
     def defer(self, subscription: Subscription) -> None:
         """Leave a message that was just published to the history."""
         subscription.deferred += 1
         self.deferred += 1
 
-    def take(self, encode: Encoding, limit_bytes: int) -> bytes | None:
-        """The next bytes, at most `limit_bytes` unless one event has more; None: it is level."""
+    def take(self, encode: Encoding, limit_bytes: int) -> bytes:
+        """The next bytes, at most `limit_bytes` unless one event has more.
+
+        When they are the last, `is_level` is set, and the catch-up is over.
+        """
         parts: list[bytes] = []
         taken_bytes = 0
-        while (event := self._next or next(self._events, None)) is not None:
-            part = encode(event)
+        while (due := self._next or self._following()) is not None:
+            event, subscription = due
+            self._next = None
+            if not self._is_wanted(event, subscription):
+                continue
+            part = encode(event if self.follows else event.without_id())
             taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
-                self._next = event
+                self._next = due
                 break
-            self._next = None
-            if self._count(event):
-                parts.append(part)
-        return b"".join(parts) if parts else None
+            self._count(event, subscription)
+            parts.append(part)
+        else:
+            self.is_level = True
+        return b"".join(parts)
 
     def give_up(self, subscription: Subscription) -> int:
         """Drop what the history holds for `subscription`; return how many messages."""
+        self._owed.pop(subscription, None)
         return self._drop(subscription, subscription.deferred, Drop.CLOSED)
 
-    def stop_following(self) -> Iterator[tuple[Message, Subscription]]:
-        """Leave the history: conflate what waits in it, and yield the newest of each device."""
+    def stop_following(self) -> tuple[list[tuple[Message, Subscription]], list[Gap]]:
+        """Conflate what was published meanwhile; go on with nothing but what is owed.
+
+        Returns the newest message of each device, in order, and what the history has lost.
+        """
         self.follows = False
-        for subscription in list(self._stream.subscriptions.values()):
+        newest: list[tuple[Message, Subscription]] = []
+        gaps = []
+        for subscription in self._stream.subscriptions.values():
             deferred = subscription.deferred
-            newest = self._history.newest(subscription.device_id)
-            if newest is None:
-                self.evicted += self._drop(subscription, deferred, Drop.EVICTED)
-            if newest is None or not deferred:
+            if not deferred:
+                continue
+            message = self._history.newest(subscription.device_id)
+            if message is None:
+                gaps.append(self._lose(subscription, deferred))
                 continue
             subscription.deferred = 0
             subscription.dropped += deferred - 1
             self.deferred -= deferred
             self._stream.queue.conflated += deferred - 1
             self._stream.queue.totals.dropped[Drop.CONFLATED] += deferred - 1
-            yield newest, subscription
+            newest.append((message, subscription))
+        newest.sort(key=lambda offer: offer[0].sequence)
+        return newest, gaps
 
-    def _passes(self) -> Iterator[Event]:
+    def _following(self) -> Due | None:
+        while self._sources:
+            due = next(self._sources[0], None)
+            if due is not None:
+                return due
+            self._sources.popleft()
+        return None
+
+    def _passes(self) -> Iterator[Due]:
         marked_sequence = -1
-        while self.follows:
-            subscriptions = self._stream.subscriptions
-            missed = [
-                message
-                for message in self._history.since(self._sequence, subscriptions).messages
-                if message.sequence > subscriptions[message.device_id].start_sequence
-            ]
-            yield from self._gaps(missed)
-            if missed:
-                self._sequence = missed[-1].sequence
-                yield from missed
-            elif marked_sequence == self._clock.position.sequence:
+        while True:
+            gaps, messages = self._pass()
+            yield from gaps
+            for message, subscription in messages:
+                self._cursor = message.sequence
+                yield message, subscription
+            if messages:
+                continue
+            position = self._clock.position
+            if not self.follows or position.sequence == marked_sequence:
                 return
-            else:
-                # Every replay ends with the position reached. PROTOCOL B1.
-                marked_sequence = self._clock.position.sequence
-                yield position_mark(self._clock.position)
+            # Every replay ends with the position reached. PROTOCOL B1.
+            marked_sequence = position.sequence
+            yield position_mark(position), None
 
-    def _gaps(self, missed: Iterable[Message]) -> Iterator[Event]:
-        found = Counter(message.device_id for message in missed)
-        for device_id, subscription in list(self._stream.subscriptions.items()):
-            lost = subscription.deferred - found[device_id]
-            if lost > 0:
-                self.evicted += self._drop(subscription, lost, Drop.EVICTED)
-                gap = Gap(device_id, Drop.EVICTED.value, lost)
-                gap.seal()
-                yield gap
+    def _pass(self) -> tuple[list[Due], list[tuple[Message, Subscription]]]:
+        """(What was lost since the last one, the next messages), all due."""
+        gaps: list[Due] = []
+        tails = []
+        for subscription in self._stream.subscriptions.values():
+            expected = self._owed.get(subscription, 0)
+            if self.follows:
+                expected += subscription.deferred
+            if not expected:
+                continue
+            tail = self._tail(subscription)
+            if len(tail) < expected:
+                gaps.append((self._lose(subscription, expected - len(tail)), subscription))
+            if tail:
+                tails.append(tail)
+        messages = []
+        size_bytes = 0
+        for message in merge(*tails, key=by_sequence):
+            messages.append((message, self._stream.subscriptions[message.device_id]))
+            size_bytes += message.size_bytes
+            if size_bytes >= _PASS_BYTES:
+                break
+        return gaps, messages
+
+    def _tail(self, subscription: Subscription) -> list[Message]:
+        """What the history has of what is due to `subscription`."""
+        start = subscription.start_sequence
+        is_owed = subscription in self._owed
+        tail = self._history.after(
+            subscription.device_id, self._cursor if is_owed else max(self._cursor, start)
+        )
+        if self.follows:
+            return tail
+        return [message for message in tail if message.sequence <= start]
+
+    def _lose(self, subscription: Subscription, messages: int) -> Gap:
+        """Give up `messages`, the oldest of what is due; the gap says so."""
+        owed = min(messages, self._owed.get(subscription, 0))
+        if owed:
+            self._owed[subscription] -= owed
+        self.evicted += self._drop(subscription, messages - owed, Drop.EVICTED)
+        gap = Gap(subscription.device_id, Drop.EVICTED.value, messages)
+        gap.seal()
+        return gap
 
     def _drop(self, subscription: Subscription, messages: int, reason: Drop) -> int:
         subscription.deferred -= messages
@@ -172,23 +250,28 @@ class CatchUp:
         self._stream.queue.totals.dropped[reason] += messages
         return messages
 
-    def _count(self, event: Event) -> bool:
-        """Count an event that is taken; False when nobody wants it any more."""
-        if not isinstance(event, Message):
-            return True
-        subscription = self._stream.subscriptions.get(event.device_id)
+    def _is_wanted(self, event: Event, subscription: Subscription | None) -> bool:
         if subscription is None:
+            return True
+        if self._stream.subscriptions.get(subscription.device_id) is not subscription:
             return False
+        # Since it was taken out of the history it may have been conflated.
+        return self.follows or not _is_live(event, subscription)
+
+    def _count(self, event: Event, subscription: Subscription | None) -> None:
+        if subscription is None or not isinstance(event, Message):
+            return
+        self.reached_sequence = event.sequence
         if event.sequence <= subscription.start_sequence:
-            self.reached_sequence = event.sequence
+            self._owed[subscription] -= 1
             self.replayed += 1
             self._stream.queue.totals.replayed += 1
-            return True
-        if not self.follows:
-            return False
-        self.reached_sequence = event.sequence
-        subscription.deferred -= 1
-        subscription.delivered += 1
-        self.deferred -= 1
-        self._stream.queue.count_delivered(1)
-        return True
+        else:
+            subscription.deferred -= 1
+            subscription.delivered += 1
+            self.deferred -= 1
+            self._stream.queue.count_delivered(1)
+
+
+def _is_live(event: Event, subscription: Subscription) -> bool:
+    return isinstance(event, Message) and event.sequence > subscription.start_sequence

@@ -38,8 +38,8 @@ class DropOldQueue(Queue):
         self._places: dict[Subscription, deque[_MutableEntry]] = {}
         self._given_up = 0
 
-    def put(self, message: Message, subscription: Subscription) -> None:
-        """Append a message; the caller has seen to the bounds."""
+    def put(self, message: Event, subscription: Subscription) -> None:
+        """Append a message, with its id or without; the caller has seen to the bounds."""
         gap = subscription.gap
         super().put(message, subscription)
         subscription.gap = gap  # it stands before all that waits of the device
@@ -69,7 +69,7 @@ class DropOldQueue(Queue):
         return places
 
     def _give_up(self, entry: _MutableEntry, subscription: Subscription) -> None:
-        message = cast(Message, entry[0])
+        message = cast(Event, entry[0])
         subscription.queued -= 1
         self.waiting -= 1
         self.waiting_bytes -= message.size_bytes
@@ -83,6 +83,17 @@ class DropOldQueue(Queue):
             entry[:] = [NOTHING, None]
             self._given_up += 1
         gap.dropped += 1
+
+    def _keep_growing(self, gap: Gap, subscription: Subscription) -> None:
+        # A gap for what is given up must stand before all that waits.
+        if not subscription.queued:
+            super()._keep_growing(gap, subscription)
+
+    def strip_ids(self) -> None:
+        """Let the messages that wait leave without ids."""
+        for places in self._places.values():
+            for entry in places:
+                entry[0] = cast(Event, entry[0]).without_id()
 
     def remove(self, subscriptions: Collection[Subscription]) -> int:
         """Drop what waits of `subscriptions`, with their gaps; return how many messages."""
@@ -116,11 +127,11 @@ class LatestQueue(Queue):
         """Whether `message` can wait: in the place of an older one, always."""
         return subscription.queued > 0 or self.has_room_for_bytes(message)
 
-    def put(self, message: Message, subscription: Subscription) -> None:
+    def put(self, message: Event, subscription: Subscription) -> None:
         """Let `message` wait, instead of an older one if there is one."""
         if subscription.queued:
             entry = self._newest[subscription]
-            self.waiting_bytes += message.size_bytes - cast(Message, entry[0]).size_bytes
+            self.waiting_bytes += message.size_bytes - cast(Event, entry[0]).size_bytes
             entry[0] = message
             subscription.dropped += 1
             self.conflated += 1

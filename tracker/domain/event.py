@@ -110,6 +110,25 @@ class _PositionMark(Event):
         self._frame = self._line = b""
         self._sse = wire.sse_position(event_id)
 
+    def without_id(self) -> Event:
+        """A stream that carries no ids has no position."""
+        return NOTHING
+
+
+class _Forget(Event):
+    """On SSE only: the id that the browser stores names no position from now on.
+
+    With what it had, a stream that has lost its ids would resume as if nothing had come
+    since; with none at all it would not say that it resumes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(b"", b"")
+        self._frame = self._line = b""
+        self._sse = wire.sse_position(b"none")
+
 
 class Place(Event):
     """What stands in a queue where a message would have stood: a gap, or nothing."""
@@ -156,9 +175,13 @@ class _Nothing(Place):
         self._frame = self._line = self._sse = self._chunk = b""
 
 
-NOTHING = _Nothing()
+NOTHING: Event = _Nothing()
+FORGET: Event = _Forget()
 HEARTBEAT: Event = _Heartbeat()
 PING: Event = Event(b"ping", b'{"type":"keep-alive"}')
+#: The gateway has lost, or regained, its MQTT broker. PROTOCOL B4.
+UPSTREAM_LOST: Event = Event(b"upstream", b'{"connected":false}')
+UPSTREAM_BACK: Event = Event(b"upstream", b'{"connected":true}')
 
 
 def error(message: str, ref: str | int | None = None) -> Event:
@@ -191,11 +214,6 @@ def hello(version: str, ping_s: float, buffer: int, position: Position) -> Event
     """What the stream is like, for a client that asked."""
     value = {"version": version, "ping_s": ping_s, "buffer": buffer, "position": str(position)}
     return _event(b"hello", value)
-
-
-def upstream(*, is_connected: bool) -> Event:
-    """The gateway has lost, or regained, its MQTT broker."""
-    return _event(b"upstream", {"connected": is_connected})
 
 
 def closed(code: int, message: str) -> Event:

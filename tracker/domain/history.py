@@ -5,7 +5,8 @@ Laws:
 - Three bounds: messages of one device, age, and bytes in all; the oldest goes first.
 - A device whose last message has gone leaves nothing behind but one number for all of
   them, the highest sequence that was forgotten.
-- `since` says whether anything that it should return has gone: it never guesses "no".
+- `has_all_after` says whether anything that `after` should return has gone. It never
+  guesses "no": of a device that comes back, all up to that number counts as gone.
 
 Theory of operation: a ring for each device, and a heap in which each device stands once,
 by the sequence of a message that was its oldest when it was put there. Rings only lose
@@ -23,7 +24,7 @@ from operator import attrgetter
 
 from tracker.domain.message import Message
 
-_by_sequence = attrgetter("sequence")
+by_sequence = attrgetter("sequence")
 
 #: What a kept message costs beside its JSON value: the object, its slots, its ring's slot.
 _OVERHEAD_BYTES = 300
@@ -39,20 +40,26 @@ class HistoryLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """The messages after a position, in order. `is_complete`: none of them has gone."""
+class Losses:
+    """What a history does not hold, as sequences.
 
-    messages: list[Message]
-    is_complete: bool
+    `gone`: the newest that has gone of each device of which others are kept; `forgotten`:
+    the newest that has gone of all other devices; `marked`: behind it messages may have
+    been lost before they came here, -1 for nowhere.
+    """
+
+    gone: dict[str, int]
+    forgotten: int
+    marked: int
 
 
 class _Ring:
     __slots__ = ("gone_sequence", "messages")
 
-    def __init__(self) -> None:
+    def __init__(self, gone_sequence: int) -> None:
         self.messages: deque[Message] = deque()
-        #: The highest sequence of this device that has gone.
-        self.gone_sequence = 0
+        #: The highest sequence of this device that may have gone.
+        self.gone_sequence = gone_sequence
 
 
 class History:
@@ -78,7 +85,7 @@ class History:
         """Keep `message`, which is newer than every other. Hot path: once a message."""
         ring = self._rings.get(message.device_id)
         if ring is None:
-            ring = self._rings[message.device_id] = _Ring()
+            ring = self._rings[message.device_id] = _Ring(self._forgotten_sequence)
             heappush(self._heap, (message.sequence, message.device_id))
         ring.messages.append(message)
         self.messages += 1
@@ -99,19 +106,38 @@ class History:
         """Note that messages may have been lost behind `sequence`, before they came here."""
         self._marked_sequence = max(self._marked_sequence, sequence)
 
-    def since(self, sequence: int, device_ids: Iterable[str]) -> Missed:
-        """The messages of `device_ids` after `sequence`, in order."""
-        is_complete = sequence > self._marked_sequence
-        tails = []
-        for device_id in device_ids:
-            ring = self._rings.get(device_id)
-            if ring is None:
-                is_complete = is_complete and sequence >= self._forgotten_sequence
-                continue
-            is_complete = is_complete and sequence >= ring.gone_sequence
-            if ring.messages[-1].sequence > sequence:
-                tails.append(_after(ring.messages, sequence))
-        return Missed(list(merge(*tails, key=_by_sequence)), is_complete)
+    @property
+    def losses(self) -> Losses:
+        """What is not here any more. Takes time in proportion to the devices."""
+        gone = {
+            device_id: ring.gone_sequence
+            for device_id, ring in self._rings.items()
+            if ring.gone_sequence
+        }
+        return Losses(gone, self._forgotten_sequence, self._marked_sequence)
+
+    def restore(self, messages: Iterable[Message], losses: Losses) -> None:
+        """Go on from where another history ended; only while this one is empty."""
+        for message in messages:
+            self.append(message)
+        for device_id, ring in self._rings.items():
+            ring.gone_sequence = max(ring.gone_sequence, losses.gone.get(device_id, 0))
+        self._forgotten_sequence = max(self._forgotten_sequence, losses.forgotten)
+        self.mark(losses.marked)
+
+    def after(self, device_id: str, sequence: int) -> list[Message]:
+        """The messages of one device after `sequence`, the oldest first."""
+        ring = self._rings.get(device_id)
+        return [] if ring is None else _after(ring.messages, sequence)
+
+    def has_all_after(self, device_id: str, sequence: int) -> bool:
+        """Whether nothing of one device has gone that came after `sequence`."""
+        ring = self._rings.get(device_id)
+        return sequence >= (self._forgotten_sequence if ring is None else ring.gone_sequence)
+
+    def is_marked_after(self, sequence: int) -> bool:
+        """Whether messages may have been lost after `sequence` before they came here."""
+        return sequence <= self._marked_sequence
 
     def track(self, device_id: str, since_ns: int) -> list[Message]:
         """The messages of one device received at or after `since_ns`, the oldest first."""
@@ -127,7 +153,7 @@ class History:
 
     def all_messages(self) -> list[Message]:
         """Every message kept, in order."""
-        return list(merge(*(ring.messages for ring in self._rings.values()), key=_by_sequence))
+        return list(merge(*(ring.messages for ring in self._rings.values()), key=by_sequence))
 
     def _oldest(self) -> _Ring | None:
         """The ring that holds the oldest message of all; it is at the top of the heap."""

@@ -7,15 +7,16 @@ its subscriptions are gone with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain
+from types import MappingProxyType
 
 from tracker.domain import event
-from tracker.domain.catchup import CatchUp
+from tracker.domain.catchup import CatchUp, Due
 from tracker.domain.event import Event
-from tracker.domain.history import History, HistoryLimits
+from tracker.domain.history import History, HistoryLimits, Losses
 from tracker.domain.message import Message
 from tracker.domain.notices import DropNotices
 from tracker.domain.options import PLAIN, StreamOptions
@@ -114,6 +115,8 @@ class Hub:
         self.epoch = epoch
         #: Of the last message that was published.
         self.sequence = 0
+        #: Whether messages that are sent to the broker now may never come here.
+        self.is_upstream_lost = False
         self._watchers: dict[str, dict[Stream, Subscription]] = {}
         #: A stream keeps its seat for life, so that periodic work can be spread over seats.
         self._seats: list[Stream | None] = []
@@ -162,15 +165,14 @@ class Hub:
             self,
             overflow=options.overflow or self.settings.overflow,
             latest_after=self.settings.latest_after,
+            max_rate_per_s=options.max_rate_per_s,
         )
-        if options.max_rate_per_s is not None:
-            stream.set_max_rate(options.max_rate_per_s)
         if options.ping_s is not None:
             self.set_ping(stream, options.ping_s)
         self._take_seat(stream)
         self._opened[transport.name] += 1
         self._streams[transport.name] += 1
-        for device_id in device_ids:
+        for device_id in dict.fromkeys(device_ids):
             self._add(stream, device_id)
         self._begin(stream, options, now_ns)
         return stream
@@ -183,13 +185,18 @@ class Hub:
         *,
         now_ns: int = 0,
     ) -> None:
-        """Add devices to a stream, first with what `options` ask of their past."""
-        added = [device_id for device_id in device_ids if device_id not in stream.subscriptions]
-        for device_id in added:
+        """Add devices to a stream, first with what `options` ask of their past.
+
+        Once the stream has left, nothing happens.
+        """
+        if stream.has_ended:
+            return
+        added = [
             self._add(stream, device_id)
-        preface = self._past_of(added, options, now_ns)
-        if preface:
-            self._catch_up(stream, preface, self.sequence)
+            for device_id in dict.fromkeys(device_ids)
+            if device_id not in stream.subscriptions
+        ]
+        self._catch_up(stream, self._past_of(added, options, now_ns), self.sequence)
 
     def unsubscribe(self, stream: Stream, device_ids: Iterable[str]) -> None:
         """Take devices from a stream; what waits of them is dropped."""
@@ -201,13 +208,12 @@ class Hub:
             self._remove_watcher(stream, subscription.device_id)
         stream.remove(ended)
 
-    def _add(self, stream: Stream, device_id: str) -> None:
-        if device_id in stream.subscriptions:
-            return
+    def _add(self, stream: Stream, device_id: str) -> Subscription:
         subscription = Subscription(device_id, self.sequence)
         stream.subscriptions[device_id] = subscription
         self._watchers.setdefault(device_id, {})[stream] = subscription
         self._subscriptions += 1
+        return subscription
 
     def _remove_watcher(self, stream: Stream, device_id: str) -> None:
         watchers = self._watchers[device_id]
@@ -229,11 +235,16 @@ class Hub:
     def _begin(self, stream: Stream, options: StreamOptions, now_ns: int) -> None:
         if not self.epoch:
             return
+        subscriptions = list(stream.subscriptions.values())
+        opening, resumed, owed = self.position, None, dict[Subscription, int]()
         if options.last_event_id is None:
-            opening, preface = self.position, self._past_of(stream.subscriptions, options, now_ns)
-            resumed = None
+            past = self._past_of(subscriptions, options, now_ns)
+        elif stream.has_ids and (position := self._recognise(options.last_event_id)) is not None:
+            opening, resumed, owed = self._resume(subscriptions, position)
+            past = []
         else:
-            opening, resumed, preface = self._resume(stream, options, now_ns)
+            resumed = self._outcome(Resume.RESET, None, opening)
+            past = self._past_of(subscriptions, replace(options, has_snapshot=True), now_ns)
         events: list[Event] = []
         if stream.has_ids:
             events.append(event.position_mark(opening))
@@ -241,10 +252,15 @@ class Hub:
             events.append(self._hello(options, opening))
         if resumed is not None:
             events.append(resumed)
-        for each in events:
-            stream.queue.put_event(each)
-        if preface:
-            self._catch_up(stream, preface, opening.sequence)
+        if self.is_upstream_lost:
+            events.append(event.UPSTREAM_LOST)
+        if not stream.has_ids and past:
+            # What is queued comes behind the past of a stream without ids.
+            past = [[(each, None) for each in events], *past]
+        else:
+            for each in events:
+                stream.queue.put_event(each)
+        self._catch_up(stream, past, opening.sequence, owed)
 
     def _hello(self, options: StreamOptions, position: Position) -> Event:
         return event.hello(
@@ -254,61 +270,82 @@ class Hub:
             position,
         )
 
+    def _recognise(self, last_event_id: str) -> Position | None:
+        """The position that a client names, or None: it is not of this gateway's life."""
+        position = Position.parse(last_event_id)
+        if position is None or position.epoch != self.epoch or position.sequence > self.sequence:
+            return None
+        return position
+
     def _resume(
-        self, stream: Stream, options: StreamOptions, now_ns: int
-    ) -> tuple[Position, Event, list[Event]]:
-        """(Where the stream stands at first, the `resume` event, what follows it)."""
-        position = Position.parse(options.last_event_id or "")
-        if (
-            position is None
-            or position.epoch != self.epoch
-            or position.sequence > self.sequence
-            or not stream.has_ids
-        ):
-            self._resumes[Resume.RESET] += 1
-            preface = self._snapshots(stream.subscriptions)
-            preface += self._tracks(stream.subscriptions, options, now_ns)
-            return (
-                self.position,
-                event.resume(Resume.RESET.value, None, self.position),
-                preface,
-            )
-        missed = self.history.since(position.sequence, stream.subscriptions)
-        outcome = Resume.CONTINUED if missed.is_complete else Resume.PARTIAL
-        self._resumes[outcome] += 1
+        self, subscriptions: Iterable[Subscription], position: Position
+    ) -> tuple[Position, Event, dict[Subscription, int]]:
+        """(Where the stream stands at first, the `resume` event, what is owed to whom)."""
+        history, sequence = self.history, position.sequence
+        is_complete = not history.is_marked_after(sequence)
+        owed = {}
+        for subscription in subscriptions:
+            device_id = subscription.device_id
+            is_complete = is_complete and history.has_all_after(device_id, sequence)
+            if found := len(history.after(device_id, sequence)):
+                owed[subscription] = found
         # A client that is cut in the middle of the replay resumes from where it was: the
         # position may only go on when there is nothing to replay.
-        opening = position if missed.messages else self.position
-        count = len(missed.messages) if missed.is_complete else None
-        return opening, event.resume(outcome.value, count, opening), list(missed.messages)
+        opening = position if owed else self.position
+        outcome = Resume.CONTINUED if is_complete else Resume.PARTIAL
+        missed = sum(owed.values()) if is_complete else None
+        return opening, self._outcome(outcome, missed, opening), owed
+
+    def _outcome(self, outcome: Resume, missed: int | None, position: Position) -> Event:
+        self._resumes[outcome] += 1
+        return event.resume(outcome.value, missed, position)
 
     def _past_of(
-        self, device_ids: Iterable[str], options: StreamOptions, now_ns: int
-    ) -> list[Event]:
-        snapshots = self._snapshots(device_ids) if options.has_snapshot else []
-        return snapshots + self._tracks(device_ids, options, now_ns)
+        self, subscriptions: Iterable[Subscription], options: StreamOptions, now_ns: int
+    ) -> list[Iterable[Due]]:
+        """What `options` ask of the past, as parts that follow each other; the last is lazy."""
+        past: list[Iterable[Due]] = []
+        if options.has_snapshot:
+            past.append(
+                [
+                    (self._last[subscription.device_id].as_snapshot(), subscription)
+                    for subscription in subscriptions
+                    if subscription.device_id in self._last
+                ]
+            )
+        if options.track_s:
+            past.append(self._tracks(subscriptions, now_ns - int(options.track_s * 1e9)))
+        return past
 
-    def _snapshots(self, device_ids: Iterable[str]) -> list[Event]:
-        return [
-            self._last[device_id].as_snapshot()
-            for device_id in device_ids
-            if device_id in self._last
-        ]
+    def _tracks(self, subscriptions: Iterable[Subscription], since_ns: int) -> Iterator[Due]:
+        """Made one by one as they are sent: a track may be long, and a client slow."""
+        for subscription in subscriptions:
+            for message in self.history.track(subscription.device_id, since_ns):
+                if message.sequence <= subscription.start_sequence:
+                    yield message.as_track(), subscription
 
-    def _tracks(
-        self, device_ids: Iterable[str], options: StreamOptions, now_ns: int
-    ) -> list[Event]:
-        if not options.track_s:
-            return []
-        since_ns = now_ns - int(options.track_s * 1e9)
-        tracks = (self.history.track(device_id, since_ns) for device_id in device_ids)
-        return [message.as_track() for message in chain.from_iterable(tracks)]
-
-    def _catch_up(self, stream: Stream, preface: list[Event], reached_sequence: int) -> None:
-        if stream.catching_up is not None:
-            stream.catching_up.prepend(preface)
+    def _catch_up(
+        self,
+        stream: Stream,
+        past: Collection[Iterable[Due]],
+        reached_sequence: int,
+        owed: Mapping[Subscription, int] = MappingProxyType({}),
+    ) -> None:
+        if not (past or owed) or not self.epoch:
+            return
+        if stream.catching_up is None:
+            stream.catch_up(
+                CatchUp(
+                    self.history,
+                    stream,
+                    self,
+                    chain.from_iterable(past),
+                    reached_sequence=reached_sequence,
+                    owed=owed,
+                )
+            )
         else:
-            stream.catch_up(CatchUp(self.history, stream, preface, self, reached_sequence))
+            stream.catching_up.prepend(chain.from_iterable(past))
 
     def position_of(self, stream: Stream) -> Position | None:
         """Where a client stands that has got all that was sent to it; None without ids.
@@ -361,15 +398,18 @@ class Hub:
                     touched.append(stream)
         return touched
 
-    def restore(self, position: Position, messages: Iterable[Message], *, is_whole: bool) -> None:
+    def restore(
+        self, position: Position, messages: list[Message], losses: Losses, *, is_whole: bool
+    ) -> None:
         """Go on with the life of a gateway that was stopped in order, before any stream.
 
-        `is_whole`: nothing can have been lost between its end and our start.
+        `losses`: what its history did not hold any more; `is_whole`: nothing can have been
+        lost between its end and our start.
         """
         self.epoch, self.sequence = position.epoch, position.sequence
         for message in messages:
             self._remember(message)
-            self.history.append(message)
+        self.history.restore(messages, losses)
         if not is_whole:
             self.history.mark(self.sequence)
 
@@ -395,8 +435,12 @@ class Hub:
         for stream in self.streams():
             stream.post_loss(messages, INGEST)
 
-    def note_upstream(self) -> None:
-        """The broker is gone, or back: what was sent to it meanwhile may be missing."""
+    def note_upstream(self, *, is_lost: bool) -> None:
+        """The broker is gone, or back: what was sent to it meanwhile may be missing.
+
+        While it is gone, a stream that is opened is told so.
+        """
+        self.is_upstream_lost = is_lost
         self.history.mark(self.sequence)
 
     def release(self, now_ns: int) -> None:

@@ -147,8 +147,8 @@ class Queue:
             self.waiting_bytes + message.size_bytes <= self._limits.total_bytes or not self._entries
         )
 
-    def put(self, message: Message, subscription: Subscription) -> None:
-        """Append a message; the caller has seen to the bounds."""
+    def put(self, message: Event, subscription: Subscription) -> None:
+        """Append a message, with its id or without; the caller has seen to the bounds."""
         subscription.queued += 1
         subscription.gap = None
         self.waiting += 1
@@ -170,6 +170,11 @@ class Queue:
         self.waiting_bytes += event.size_bytes
         self._entries.append((event, None))
 
+    def put_first(self, event: Event) -> None:
+        """Let an event leave before all else; there is one such at a time."""
+        self.put_answer(event)
+        self._entries.rotate(1)
+
     def put_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device.
 
@@ -178,9 +183,13 @@ class Queue:
         last = self._entries[-1][0] if self._entries else None
         if not isinstance(last, Gap) or last.device_id is not None or last.reason != reason:
             last = Gap(None, reason)
-            self.waiting_bytes += last.size_bytes
-            self._entries.append((last, None))
+            self.put_gap(last)
         last.dropped += messages
+
+    def put_gap(self, gap: Gap) -> None:
+        """Append a gap; its count says for how many messages it stands."""
+        self.waiting_bytes += gap.size_bytes
+        self._entries.append((gap, None))
 
     def put_without_room(self, message: Message, subscription: Subscription) -> None:
         """Deal with a message that was offered and for which there is no room."""
@@ -188,8 +197,7 @@ class Queue:
         gap = subscription.gap
         if gap is None or gap.is_sealed:
             gap = subscription.gap = Gap(subscription.device_id, Drop.BUFFER_FULL.value)
-            self.waiting_bytes += gap.size_bytes
-            self._entries.append((gap, None))
+            self.put_gap(gap)
         gap.dropped += 1
 
     def _count_drop(self, subscription: Subscription) -> None:
@@ -261,18 +269,33 @@ class Queue:
         """Take all that waits in `other`, and its counters; `other` is done."""
         self.delivered, self.dropped = other.delivered, other.dropped
         self.conflated, self.events_left_out = other.conflated, other.events_left_out
+        growing: dict[Event, Subscription] = {}
         for _, subscription in other._entries:
             if subscription is not None:
                 subscription.queued = 0
+                if subscription.gap is not None:
+                    growing[subscription.gap] = subscription
+                    subscription.gap = None
         for event, subscription in other._entries:
-            if subscription is None:
-                self._entries.append((event, None))
-                self.waiting_bytes += event.size_bytes
-                self.events_waiting += not isinstance(event, Place)
-            elif isinstance(event, Message):
-                gap = subscription.gap
+            if subscription is not None:
                 self.put(event, subscription)
-                subscription.gap = gap
+                continue
+            self._entries.append((event, None))
+            self.waiting_bytes += event.size_bytes
+            self.events_waiting += not isinstance(event, Place)
+            if isinstance(event, Gap) and event in growing:
+                self._keep_growing(event, growing[event])
+
+    def _keep_growing(self, gap: Gap, subscription: Subscription) -> None:
+        """Let `gap`, which is at the end now, grow; until a message is put behind it."""
+        subscription.gap = gap
+
+    def strip_ids(self) -> None:
+        """Let the messages that wait leave without ids."""
+        self._entries = deque(
+            (event if subscription is None else event.without_id(), subscription)
+            for event, subscription in self._entries
+        )
 
     def oldest_ns(self) -> int | None:
         """When the oldest message that waits was received, or None: none waits."""

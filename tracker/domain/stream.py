@@ -22,11 +22,12 @@ from typing import Protocol
 
 from tracker.domain.catchup import CatchUp
 from tracker.domain.conflation import DropOldQueue, LatestQueue
-from tracker.domain.event import HEARTBEAT, Event, mode_changed
+from tracker.domain.event import FORGET, HEARTBEAT, Event, mode_changed, position_mark
 from tracker.domain.joiner import Joiner
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
 from tracker.domain.outbox import Outbox
+from tracker.domain.position import Position
 from tracker.domain.queue import Overflow, Queue, QueueLimits, Subscription
 from tracker.domain.reasons import CloseReason, Drop
 from tracker.domain.totals import Totals
@@ -65,6 +66,10 @@ class StreamOwner(Protocol):
     #: The sums over all streams.
     totals: Totals
 
+    @property
+    def position(self) -> Position:
+        """Where a stream stands that has everything."""
+
     def note_drop(self, device_id: str) -> None:
         """A message was dropped for want of room."""
 
@@ -93,6 +98,7 @@ class Stream:
         "_limits",
         "_overflow",
         "_owner",
+        "_replayed",
         "burst",
         "client",
         "close_reason",
@@ -105,7 +111,6 @@ class Stream:
         "ping_due_s",
         "ping_s",
         "queue",
-        "replayed",
         "seat",
         "subscriptions",
         "touched_by",
@@ -121,6 +126,7 @@ class Stream:
         *,
         overflow: Overflow = Overflow.DROP_NEW,
         latest_after: int = 0,
+        max_rate_per_s: float | None = None,
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.outbox = outbox
@@ -136,8 +142,6 @@ class Stream:
         self.has_ended = False
         #: How often it had no room, counting a run of drops as one.
         self.overflows = 0
-        #: Messages that it was sent from the history, before it was live.
-        self.replayed = 0
         #: Seconds between its `ping` events, None as all have; and when the next is due.
         self.ping_s: float | None = None
         self.ping_due_s = 0.0
@@ -150,14 +154,15 @@ class Stream:
         self._latest_after = latest_after
         self._overflow = overflow
         self.queue = _QUEUES[overflow](limits, owner.totals)
-        self._catch_up: CatchUp | None = None
-        self._limiter: RateLimiter | None = None
-        self._is_plain = True
-        self._evicted = 0
         #: What the publish under way has for it, not counted yet.
         self.burst: list[Message] = []
+        self._catch_up: CatchUp | None = None
+        self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
+        self._is_plain = self._limiter is None
+        self._evicted = 0
+        self._replayed = 0
         #: Whether a message may go into the burst, past the queue.
-        self.is_clear = outbox.writable
+        self.is_clear = self._is_plain and outbox.writable
         self._encode = transport.encode
         self._choose_encoding()
         outbox.on_writable = self.flush
@@ -192,6 +197,11 @@ class Stream:
         """Messages that left the history before it came to them."""
         return self._evicted + (0 if self._catch_up is None else self._catch_up.evicted)
 
+    @property
+    def replayed(self) -> int:
+        """Messages that it was sent from the history, from before it was there."""
+        return self._replayed + (0 if self._catch_up is None else self._catch_up.replayed)
+
     # What comes in
 
     def offer(self, message: Message, subscription: Subscription) -> None:
@@ -219,18 +229,29 @@ class Stream:
         if subscription.gap is None or subscription.gap.is_sealed:
             self.overflows += 1
             self._owner.totals.overflows += 1
+            if self._is_to_conflate():
+                self.set_overflow(Overflow.LATEST)
+                self.post(mode_changed(Overflow.LATEST.value, "too slow"))
+                if self.queue.has_room(message, subscription):
+                    self.queue.put(message, subscription)
+                    return
         self.queue.put_without_room(message, subscription)
         self._owner.note_drop(subscription.device_id)
         if self._overflow is Overflow.DISCONNECT:
             self.close(CloseReason.SLOW)
-        elif self._latest_after and self.overflows >= self._latest_after:
-            self.set_overflow(Overflow.LATEST)
-            self.post(mode_changed(Overflow.LATEST.value, "too slow"))
+
+    def _is_to_conflate(self) -> bool:
+        return 0 < self._latest_after <= self.overflows and self._overflow not in (
+            Overflow.LATEST,
+            Overflow.DISCONNECT,
+        )
 
     def _admit(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` may be queued now: not while it waits elsewhere."""
         if self._catch_up is not None and self._catch_up.follows:
             self._catch_up.defer(subscription)
+            # The history may lose it; not on a client that takes what it is sent.
+            self.flush()
             return False
         limiter = self._limiter
         if limiter is None:
@@ -291,25 +312,25 @@ class Stream:
         `joiner`: shared by the streams that are flushed after one publish.
         Hot path: S2b and S4 guard it.
         """
-        queue, outbox = self.queue, self.outbox
-        before = queue.delivered
+        outbox = self.outbox
+        before = self.queue.delivered
         if self.burst:
             self._flush_burst(joiner or Joiner())
         while outbox.writable:
-            if queue:
-                data = queue.take(self._encode, WRITE_LIMIT_BYTES)
-            elif self._catch_up is not None:
-                data = self._take_from_history(self._catch_up)
+            if self._catch_up is not None:
+                data = self._take_while_catching_up(self._catch_up)
+            elif self.queue:
+                data = self.queue.take(self._encode, WRITE_LIMIT_BYTES)
             else:
                 break
             if data:
                 outbox.write_nowait(data)
         self.is_clear = outbox.writable and self._is_plain
-        return queue.delivered - before
+        return self.queue.delivered - before
 
     def _flush_burst(self, joiner: Joiner) -> None:
         burst, self.burst = self.burst, []
-        if self.outbox.writable:
+        if self.outbox.writable and not self.queue:
             data = joiner.join(burst, self._encode)
             if len(data) <= WRITE_LIMIT_BYTES or len(burst) == 1:
                 self._count_burst(burst)
@@ -333,11 +354,14 @@ class Stream:
             subscription.offered += 1
             subscription.delivered += 1
 
-    def _take_from_history(self, catch_up: CatchUp) -> bytes:
+    def _take_while_catching_up(self, catch_up: CatchUp) -> bytes:
+        # While it follows, nothing but events is queued, or what was before it began. After
+        # that, what is queued is newer than all that is due from the history.
+        if catch_up.follows and self.queue:
+            return self.queue.take(self._encode, WRITE_LIMIT_BYTES)
         data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
-        if data is None:
+        if catch_up.is_level:
             self._end_catch_up()
-            return b""
         return data
 
     # What changes
@@ -355,39 +379,70 @@ class Stream:
 
     def _end_catch_up(self) -> None:
         if self._catch_up is not None:
-            self.replayed += self._catch_up.replayed
+            self._replayed += self._catch_up.replayed
             self._evicted += self._catch_up.evicted
             self._catch_up = None
             self._is_plain = self._limiter is None
 
     def set_overflow(self, overflow: Overflow) -> None:
         """Deal with overflow in another way from now on; what waits is kept, or conflated."""
-        if overflow is self._overflow:
+        if overflow is self._overflow or self.has_ended:
             return
         self.flush()
+        had_ids = self.has_ids
         queue = _QUEUES[overflow](self._limits, self._owner.totals)
         queue.take_over(self.queue)
         self.queue = queue
         self._overflow = overflow
-        self._change_ids()
+        self._change_ids(had_ids=had_ids)
 
     def set_max_rate(self, max_rate_per_s: float | None) -> None:
         """Send at most so many messages a second of each device; None: all of them."""
+        if self.has_ended:
+            return
         self.flush()
-        held = [] if self._limiter is None else self._limiter.release()
+        had_ids = self.has_ids
+        for message, subscription in () if self._limiter is None else self._limiter.release():
+            self._accept(message, subscription)
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         self._is_plain = self._limiter is None and self._catch_up is None
-        self.is_clear = False  # until a flush finds that it is
-        self._change_ids()
-        for message, subscription in held:
-            self._accept(message, subscription)
+        self.is_clear = False  # until the flush finds that it is
+        self._change_ids(had_ids=had_ids)
         self.flush()
 
-    def _change_ids(self) -> None:
-        if self._catch_up is not None and self._catch_up.follows and not self.has_ids:
-            for message, subscription in self._catch_up.stop_following():
-                self._accept(message, subscription)
+    def _change_ids(self, *, had_ids: bool) -> None:
+        if had_ids is self.has_ids:
+            return
         self._choose_encoding()
+        if had_ids:
+            self._lose_ids()
+        else:
+            # Of what was left out on purpose nobody knows where it stood, so what waits now
+            # leaves without ids, and the client stands behind it.
+            self.queue.strip_ids()
+            self._put_mark(position_mark(self._owner.position))
+
+    def _lose_ids(self) -> None:
+        catch_up = self._catch_up
+        if catch_up is None or not catch_up.follows:
+            if self._has_mark(FORGET):
+                self.queue.put_first(FORGET)
+            return
+        newest, gaps = catch_up.stop_following()
+        if self._has_mark(FORGET):
+            catch_up.prepend([(FORGET, None)])
+        for gap in gaps:
+            self.queue.put_gap(gap)
+        for message, subscription in newest:
+            self._accept(message, subscription)
+
+    def _put_mark(self, mark: Event) -> None:
+        if self._has_mark(mark):
+            self.queue.put_answer(mark)
+
+    def _has_mark(self, mark: Event) -> bool:
+        """Whether the stream has positions, and the transport a form for `mark`."""
+        return bool(self._owner.position.epoch and self.transport.encode(mark))
 
     def _choose_encoding(self) -> None:
         transport = self.transport
