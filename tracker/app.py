@@ -87,6 +87,9 @@ class Parts:
             # Later lives have greater ones, which helps whoever reads logs.
             epoch=f"{time.time_ns() // 1_000_000:x}",
         )
+        path = stream.history_file
+        self._history_path = None if path is None else Path(path)
+        self._is_whole = False
         self._restore_history()
         self.link = Link(settings.mqtt)
         self.ingest = Ingest(self.hub)
@@ -106,28 +109,41 @@ class Parts:
         )
 
     def _restore_history(self) -> None:
-        path = self.settings.stream.history_file
-        restored = None if path is None else read_history(Path(path))
+        if self._history_path is None:
+            return
+        restored = read_history(self._history_path)
         if restored is not None:
-            position, messages = restored
             mqtt = self.settings.mqtt
             # Only a broker that keeps our session keeps what came while we were away.
-            is_whole = not mqtt.clean_session and mqtt.qos > 0
-            self.hub.restore(position, messages, is_whole=is_whole)
+            self._is_whole = not mqtt.clean_session and mqtt.qos > 0
+            self.hub.restore(
+                restored.position, restored.messages, restored.losses, is_whole=self._is_whole
+            )
 
     def messages_received(self) -> int:
         """MQTT messages taken in since the start."""
         return self.ingest.received
 
+    def expect_broker(self) -> None:
+        """Tell whoever comes that messages may be missing, until the broker is there.
+
+        Not after a restart that the broker is to bridge. Idempotent.
+        """
+        if not self._is_whole:
+            self.hub.note_upstream(is_lost=True)
+
     def keep_history(self) -> None:
         """Write the history, where the settings ask for it. Blocks."""
-        path = self.settings.stream.history_file
-        if path is not None:
-            write_history(Path(path), self.hub)
+        if self._history_path is not None:
+            write_history(self._history_path, self.hub)
 
     async def run_beside_http(self) -> None:
         """Run all but the HTTP side, until cancelled. Cancellation: says goodbye to MQTT."""
         stream = self.settings.stream
+        self.expect_broker()
+        if self._history_path is not None:
+            # Before the first message: see `history_file`.
+            self._history_path.unlink(missing_ok=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.readiness.watch)
             nursery.start_soon(self._tell_drops)
@@ -175,6 +191,7 @@ async def serve_gateway(
         head_s=settings.http.read_head_timeout,
     )
     parts.metrics.server = server
+    parts.expect_broker()
     async with trio.open_nursery() as nursery:
         urls: tuple[str, ...] = await nursery.start(server.serve)
         log.info(
@@ -198,8 +215,10 @@ async def serve_gateway(
             await mqtt_ended.wait()
             await parts.ingest.drain(parts.link.client)
         await _drain(parts.hub, server, settings.stream)
-        with trio.move_on_after(_HISTORY_S):
+        with trio.move_on_after(_HISTORY_S) as writing:
             await trio.to_thread.run_sync(parts.keep_history, abandon_on_cancel=True)
+        if writing.cancelled_caught:
+            log.error("the history was not written within %g s", _HISTORY_S)
         nursery.cancel_scope.cancel()
     log.info("stopped")
 
