@@ -99,12 +99,17 @@ class ServedOutbox(FakeOutbox):
 
 
 def make_message(
-    sequence: int, device_id: str = "1", data: bytes | None = None, *, received_ns: int = 0
+    sequence: int,
+    device_id: str = "1",
+    data: bytes | None = None,
+    *,
+    received_ns: int = 0,
+    epoch: str = "",
 ) -> Message:
     """A message whose data tells which one it is, unless `data` is given."""
     if data is None:
         data = b'{"timestamp":%d,"data":{"DEVICE_ID":"%b"}}' % (sequence, device_id.encode())
-    return Message(sequence, device_id, data, received_ns)
+    return Message(sequence, device_id, data, received_ns, epoch=epoch.encode())
 
 
 def gap_event(device_id: str | None, dropped: int, reason: str = "buffer_full") -> Event:

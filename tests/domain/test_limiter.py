@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -138,7 +139,7 @@ def test_never_more_than_the_rate_and_always_the_newest(
     for device, message in newest.items():
         assert passed[device][-1][1] is message
     for times in ([when for when, _ in each] for each in passed):
-        for first, second in zip(times, times[1:], strict=False):
+        for first, second in pairwise(times):
             assert Fraction(second - first) * Fraction(rate_per_s) >= SECOND_NS
     for messages in ([message.sequence for _, message in each] for each in passed):
         assert messages == sorted(set(messages))
