@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fakes import FakeOutbox
 from tracker.domain.event import PING
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import SSE_CHUNKED, WEBSOCKET, CloseReason
+from tracker.domain.reasons import CloseReason
+from tracker.domain.transport import SSE_CHUNKED, WEBSOCKET
 from tracker.logs import LogStatistics, StderrHandler
 from tracker.metrics import Metrics
 from tracker.mqtt.ingest import Ingest
@@ -30,7 +31,7 @@ class Parts:
     """The parts that are measured; nothing runs."""
 
     def __init__(self) -> None:
-        self.hub = Hub(QueueLimits(messages=2, events=1), devices_limit=10)
+        self.hub = Hub(HubSettings(queue=QueueLimits(messages=2, events=1), devices_limit=10))
         self.ingest = Ingest(self.hub)
         self.link = Link(MqttSettings())
         self.metrics = Metrics(self.hub, self.ingest, self.link)

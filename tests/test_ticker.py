@@ -15,9 +15,9 @@ from trio.testing import MockClock
 from tests.fakes import FakeOutbox, make_message
 from tracker.domain import wire
 from tracker.domain.event import PING
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
+from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 from tracker.ticker import run_ticker
 
 PING_S, HEARTBEAT_S = 60.0, 20.0
@@ -43,7 +43,7 @@ class TimedOutbox(FakeOutbox):
 
 
 def make_hub() -> Hub:
-    return Hub(QueueLimits(), devices_limit=10)
+    return Hub(HubSettings(queue=QueueLimits(), devices_limit=10))
 
 
 @asynccontextmanager

@@ -92,7 +92,7 @@ class Parts:
         self._is_whole = False
         self._restore_history()
         self.link = Link(settings.mqtt)
-        self.ingest = Ingest(self.hub)
+        self.ingest = Ingest(self.hub, coalesce_ms=stream.coalesce_ms)
         self.readiness = Readiness(self.link.state, grace_s=settings.api.ready_grace_s)
         self.metrics = Metrics(self.hub, self.ingest, self.link)
         self.web = create_app(

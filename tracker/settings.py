@@ -93,6 +93,8 @@ class StreamSettings(_Branch, frozen=True, forbid_unknown_fields=True, kw_only=T
     drain_s: Seconds = 2.0
     client_message_bytes: Count = 64 * 1024
     client_messages_per_s: Count = 50
+    # 0 for off; 1 to 20: half the CPU under fan-out load for so many milliseconds
+    coalesce_ms: Annotated[float, Meta(ge=0, le=20)] = 0.0
     overflow: Literal["drop_new", "drop_old", "latest", "disconnect"] = "drop_new"
     latest_after_overflows: Annotated[int, Meta(ge=0)] = 0
     history_messages: Count = 100

@@ -29,8 +29,8 @@ from tests.snippets import ROOT, Document
 from tests.tools import program
 from tracker.cli import main
 from tracker.config import BRANCHES, LEAVES, load_settings, shown
-from tracker.domain.queue import Drop
-from tracker.domain.stream import WRITE_LIMIT_BYTES, CloseReason
+from tracker.domain.reasons import CloseReason, Drop
+from tracker.domain.stream import WRITE_LIMIT_BYTES
 from tracker.log_lines import JsonFormatter, TextFormatter
 from tracker.logs import QUEUE_LIMIT_BYTES
 from tracker.settings import HttpSettings, Settings, StreamSettings

@@ -19,11 +19,12 @@ from tests.domain.test_wire import texts
 from tests.fakes import FakeOutbox
 from tests.mqtt.checkpoints import cancelled_everywhere
 from tracker.domain.errors import Malformed
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.message import Message
 from tracker.domain.queue import QueueLimits
 from tracker.domain.reasons import Drop
-from tracker.domain.stream import WEBSOCKET, Stream
+from tracker.domain.stream import Stream
+from tracker.domain.transport import WEBSOCKET
 from tracker.mqtt import ingest as ingest_module
 from tracker.mqtt.client import Client
 from tracker.mqtt.errors import MqttError
@@ -59,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 def make_hub(limits: QueueLimits | None = None) -> Hub:
-    return Hub(limits or QueueLimits(), devices_limit=1000)
+    return Hub(HubSettings(queue=limits or QueueLimits(), devices_limit=1000))
 
 
 def incoming(

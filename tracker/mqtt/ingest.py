@@ -32,6 +32,8 @@ log = logging.getLogger("tracker.ingest")
 _TURN_NS = 2_000_000
 #: How much of a turn is spent on publishing; the rest is for the flush.
 _PUBLISH_NS = 1_000_000
+#: Below so many streams at once there is nothing to gain by holding a write back.
+_FAN_OUT_STREAMS = 16
 #: How many streams are flushed between two looks at the clock.
 _FLUSHES_PER_LOOK = 8
 
@@ -46,10 +48,19 @@ _BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 class Ingest:
-    """Publishes what a client receives to `hub`."""
+    """Publishes what a client receives to `hub`.
 
-    def __init__(self, hub: Hub) -> None:
+    `coalesce_ms`: under fan-out load, how long a write may be held back to send several
+    messages at once; 0 for never.
+    """
+
+    def __init__(self, hub: Hub, *, coalesce_ms: float = 0.0) -> None:
         self._hub = hub
+        self._coalesce_ns = int(coalesce_ms * 1e6)
+        #: Streams whose flush is held back, since when, and when the last one was.
+        self._held: dict[Stream, None] = {}
+        self._held_oldest_ns = 0
+        self._flushed_ns = 0
         self._sequence = hub.sequence
         self._epoch = hub.epoch.encode()
         self._lost = 0
@@ -69,8 +80,20 @@ class Ingest:
         Raises: MqttError when it is.
         Cancellation: takes effect between two batches: what was taken is published.
         """
-        while True:
-            await self._publish_from(client, await client.receive_batch())
+        try:
+            while True:
+                await self._publish_from(client, await self._next_batch(client))
+        finally:
+            # Not cancelled in there: its checkpoints are shielded, and it is soon done.
+            await self._flush_held()  # noqa: ASYNC102
+
+    async def _next_batch(self, client: Client) -> list[MqttMessage]:
+        while self._held:
+            due_s = (self._flushed_ns + self._coalesce_ns - time.monotonic_ns()) / 1e9
+            with trio.move_on_after(max(0.0, due_s)):
+                return await client.receive_batch()
+            await self._flush_held()
+        return await client.receive_batch()
 
     async def drain(self, client: Client) -> None:
         """Publish what `client`, which is not connected any more, still holds.
@@ -102,8 +125,8 @@ class Ingest:
             begun_ns = time.monotonic_ns()
             oldest_ns = pending[0].received_ns
             touched = self._hub.publish_batch(self._decode(pending, begun_ns + _PUBLISH_NS))
-            if touched:
-                await self._flush(touched, oldest_ns, begun_ns + _TURN_NS)
+            if touched or self._held:
+                await self._flush_or_hold(touched, oldest_ns, begun_ns)
             if self._hub.notices:
                 self.log_drops()
             if pending:
@@ -141,6 +164,24 @@ class Ingest:
                     yield message
             if time.monotonic_ns() >= until_ns:
                 return
+
+    async def _flush_or_hold(
+        self, touched: Sequence[Stream], oldest_ns: int, begun_ns: int
+    ) -> None:
+        if not self._coalesce_ns or (not self._held and len(touched) < _FAN_OUT_STREAMS):
+            await self._flush(touched, oldest_ns, begun_ns + _TURN_NS)
+            return
+        if not self._held:
+            self._held_oldest_ns = oldest_ns
+        self._held.update(dict.fromkeys(touched))
+        if begun_ns - self._flushed_ns >= self._coalesce_ns:
+            await self._flush_held()
+
+    async def _flush_held(self) -> None:
+        held, self._held = self._held, {}
+        if held:
+            self._flushed_ns = time.monotonic_ns()
+            await self._flush(list(held), self._held_oldest_ns, self._flushed_ns + _TURN_NS)
 
     async def _flush(self, touched: Sequence[Stream], oldest_ns: int, turn_ends_ns: int) -> None:
         delivered = 0
