@@ -40,7 +40,7 @@ from tracker.server.serve import Server
 from tracker.server.sockets import BindError
 from tracker.settings import Settings, StreamSettings
 from tracker.ticker import run_ticker
-from tracker.upstream import watch_upstream
+from tracker.upstream import consume_and_tell
 from tracker.web.app import create_app
 from tracker.web.view import GatewayView
 
@@ -150,8 +150,9 @@ class Parts:
             nursery.start_soon(
                 partial(run_ticker, self.hub, ping_s=stream.ping_s, heartbeat_s=stream.heartbeat_s)
             )
-            nursery.start_soon(watch_upstream, self.hub, self.link.state)
-            nursery.start_soon(self.link.run, self.ingest.consume)
+            nursery.start_soon(
+                self.link.run, partial(consume_and_tell, self.hub, self.ingest.consume)
+            )
 
     async def _tell_drops(self) -> None:
         """Tell the drops that were left over when the messages stopped."""

@@ -1,39 +1,44 @@
-"""Tell the clients when the broker is gone, and when it is back. PROTOCOL B4."""
+"""Tell the clients when the broker is gone, and when it is back. PROTOCOL B4.
+
+Law: whatever an outage may have cost lies, in every client's stream, behind the word that
+the broker is gone. So whoever consumes does the telling: nothing is published meanwhile.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
-from trio_util import AsyncValue
 
 from tracker.domain.event import UPSTREAM_BACK, UPSTREAM_LOST, Event
 from tracker.domain.hub import Hub
-from tracker.mqtt.link import LinkState
+from tracker.mqtt import Client, MqttError
 
 #: Others have their turn between so many clients.
 _PER_TURN = 100
 
 
-async def watch_upstream(hub: Hub, state: AsyncValue[LinkState]) -> None:
-    """Tell every client of each change, until cancelled.
+async def consume_and_tell(
+    hub: Hub, consume: Callable[[Client], Awaitable[None]], client: Client
+) -> None:
+    """Consume what `client`, which has just been subscribed, receives; tell of both ends.
 
-    Both ends of an outage leave a mark in the history: a resume over it is `partial`. The
-    start is the end of an outage too, unless the hub knows that nothing was lost before it;
-    then it holds only if the broker had really kept our session.
-    Cancellation: some clients may have been told, and others not.
+    Both ends of an outage leave a mark in the history: a resume over it is `partial`. Where
+    the hub takes it that nothing was lost before, that holds only if the broker has really
+    kept our session.
+    Raises: MqttError when the connection is lost; the clients have been told.
+    Cancellation: as `consume`; nobody is told, unless the telling itself was cancelled:
+    then some have been.
     """
-    link = await state.wait_value(lambda link: link.is_subscribed)
-    if not hub.is_upstream_lost and not link.has_session:
+    if not hub.is_upstream_lost and not client.has_session:
         await _tell(hub, UPSTREAM_LOST)
-    while True:
-        if hub.is_upstream_lost:
-            await _tell(hub, UPSTREAM_BACK)
-        connection = link.reconnects
-        # An outage may be over before we come to look.
-        await state.wait_value(
-            lambda link, told=connection: not link.is_subscribed or link.reconnects != told
-        )
+    if hub.is_upstream_lost:
+        await _tell(hub, UPSTREAM_BACK)
+    try:
+        await consume(client)
+    except MqttError:
         await _tell(hub, UPSTREAM_LOST)
-        link = await state.wait_value(lambda link: link.is_subscribed)
+        raise
 
 
 async def _tell(hub: Hub, change: Event) -> None:

@@ -45,8 +45,7 @@ class LinkState:
     """Where the gateway stands with its broker.
 
     `since_s` is `time.monotonic()` of the last change of `is_subscribed`; `reason` is a
-    sentence for operators; `reconnects` counts connections after the first; `has_session`:
-    the broker of this connection had kept our session, and with it what came meanwhile.
+    sentence for operators; `reconnects` counts connections after the first.
     """
 
     is_connected: bool
@@ -54,7 +53,6 @@ class LinkState:
     since_s: float
     reason: str
     reconnects: int
-    has_session: bool = False
 
 
 class Backoff:
@@ -248,7 +246,6 @@ class Link:
             since_s=old.since_s if is_subscribed == old.is_subscribed else time.monotonic(),
             reason=reason,
             reconnects=max(0, self._connects - 1),
-            has_session=is_connected and self.client.has_session,
         )
 
 
