@@ -212,9 +212,12 @@ async def serve_gateway(
         log.info("stopping: %d streams to end within %g s", *_drain_plan(parts))
         parts.readiness.stop()
         mqtt_scope.cancel()
-        with trio.move_on_after(_MQTT_END_S):
+        with trio.move_on_after(_MQTT_END_S) as ending:
             await mqtt_ended.wait()
             await parts.ingest.drain(parts.link.client)
+        if ending.cancelled_caught:
+            # What the broker has handed over will not come again, for a resume either.
+            parts.hub.history.mark(parts.hub.sequence)
         await _drain(parts.hub, server, settings.stream)
         with trio.move_on_after(_HISTORY_S) as writing:
             await trio.to_thread.run_sync(parts.keep_history, abandon_on_cancel=True)
