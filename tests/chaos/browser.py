@@ -23,7 +23,8 @@ async ([kinds, names]) => {
     const note = ({ type, data, lastEventId }) =>
       log.push([type, typeof data === "string" ? JSON.parse(data) : data, lastEventId, Date.now()]);
     const cut = () => log.push(["cut", null, "", Date.now()]);
-    const state = ({ data }) => data.state === "connecting" && cut();
+    const state = ({ data }) =>
+      data.state === "connecting" ? cut() : log.push(["state", data, "", Date.now()]);
     let source;
     if (kind === "EventSource") {
       source = new EventSource(`/api/v1/stream?device_ids=${ids}`);
@@ -113,4 +114,6 @@ class Browser:
 def _entry(name: str, data: Any, event_id: str, heard_ms: float) -> Entry:
     if name == "cut":
         return Entry("cut")
+    if name == "state":
+        return Entry("other", word=str(data))
     return to_entry(name, data, event_id if name == "message" else "", heard_ms / 1000)

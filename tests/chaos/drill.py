@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import trio
 
 from tests.chaos.browser import Browser, Kind
 from tests.chaos.clients import Client, Habits, Transport
-from tests.chaos.ledger import Account, Balance, Published, audit
+from tests.chaos.ledger import Account, Balance, DiscrepancyError, Published, audit
 from tests.chaos.proxy import CuttingProxy
 from tests.chaos.publisher import Fleet
 from tests.mosquitto import Mosquitto
@@ -90,8 +91,8 @@ class Drill:
         self._count = clients
         self._seed = seed
         self._say = say
-        self._log_directory = Path()
         self._gateways: list[Serving] = []
+        self._begun_s = time.time()
 
     async def run(self) -> Outcome:
         """Run it, and audit the books. Raises: DiscrepancyError, TooSlowError."""
@@ -101,6 +102,9 @@ class Drill:
             try:
                 await self._start_gateway(Path(directory), broker)
                 return await self._run(Path(directory), broker)
+            except DiscrepancyError as error:
+                logs = "".join(gateway.log for gateway in self._gateways)
+                raise DiscrepancyError(f"{error}\nthe gateways said:\n{logs}") from None
             finally:
                 for gateway in self._gateways:
                     gateway.kill()
@@ -151,7 +155,7 @@ class Drill:
             nursery.cancel_scope.cancel()
         accounts = [client.account for client in clients] + browser.accounts
         cuts = proxy.cuts + sum(client.cuts for client in clients)
-        return _audit_all(accounts, fleet.published, cuts)
+        return _audit_all(accounts, fleet.published, cuts, self._begun_s)
 
     def _character(self, number: int, rng: random.Random) -> tuple[str, tuple[str, ...], Habits]:
         if number < _SLOW:
@@ -226,7 +230,9 @@ async def _run_fleet(fleet: Fleet, ended: trio.Event) -> None:
     ended.set()
 
 
-def _audit_all(accounts: list[Account], published: Published, cuts: int) -> Outcome:
+def _audit_all(accounts: list[Account], published: Published, cuts: int, begun_s: float) -> Outcome:
+    for account in accounts:
+        account.begun_s = begun_s
     return Outcome(
         published=sum(map(len, published.acknowledged.values())),
         unknown=sum(map(len, published.unknown.values())),

@@ -54,11 +54,13 @@ class Entry:
 @dataclass(slots=True)
 class Account:
     """What one client heard. `knows_positions`: whether `id` tells all that it resumes with;
-    a browser does not show the positions that come without an event."""
+    a browser does not show the positions that come without an event; `begun_s`: the time of
+    day from which its log is told."""
 
     name: str
     device_ids: tuple[str, ...]
     knows_positions: bool = True
+    begun_s: float = 0.0
     entries: list[Entry] = field(default_factory=list)
 
 
@@ -251,14 +253,14 @@ def _check_ids(account: Account) -> None:
 def _discrepancy(account: Account, at: int, what: str) -> DiscrepancyError:
     first = max(0, at - 25)
     lines = [
-        f"{'→' if index == at else ' '} {index}: {_shown(account.entries[index])}"
+        f"{'→' if index == at else ' '} {index}: {_shown(account.entries[index], account.begun_s)}"
         for index in range(first, min(len(account.entries), at + 6))
     ]
     return DiscrepancyError(f"{account.name}: {what}\n" + "\n".join(lines))
 
 
-def _shown(entry: Entry) -> str:
+def _shown(entry: Entry, begun_s: float) -> str:
     number = str(entry.number) if entry.number else ""
-    return " ".join(
-        part for part in (entry.kind, entry.device_id, number, entry.word, entry.id) if part
-    )
+    heard = f"{entry.heard_s - begun_s:.3f} s" if entry.heard_s else ""
+    words = (heard, entry.kind, entry.device_id, number, entry.word, entry.id)
+    return " ".join(filter(None, words))
