@@ -56,6 +56,13 @@ topics_option = click.option(
 )
 
 
+ca_file_option = click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="For https: trust the authorities in this PEM file, and not the system's.",
+)
+
+
 def settings_options(command: Command) -> Command:
     """The flags that scripts rely on; `command` gets the `LoadedSettings` they lead to."""
     for option in reversed(
@@ -225,11 +232,7 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     help="End after S seconds without a connection.  "
     "[default: if the first attempt fails; later never]",
 )
-@click.option(
-    "--ca-file",
-    metavar="FILE",
-    help="Trust the authorities in this PEM file, and not the system's.",
-)
+@ca_file_option
 @click.pass_context
 def watch(
     context: click.Context,
@@ -342,6 +345,64 @@ def record(
 
     mqtt = _broker_settings(config, mqtt_url, topic).mqtt
     context.exit(run(RecordOptions(mqtt=mqtt, count=count, seconds_s=seconds)))
+
+
+@main.command()
+@click.argument("url")
+@broker_options
+@topics_option
+@click.option(
+    "--wait",
+    type=SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long to wait for a message of any device.",
+)
+@click.option(
+    "--publish-topic",
+    metavar="TOPIC",
+    help="Where to publish the doctor's own message.  "
+    "[default: the first --topic, with tracker-doctor for its wildcards]",
+)
+@click.option("--no-publish", is_flag=True, help="Publish nothing; leave the deliveries out.")
+@click.option("--long", is_flag=True, help="Also hold idle connections, for two minutes.")
+@ca_file_option
+@click.pass_context
+def doctor(
+    context: click.Context,
+    url: str,
+    config: Path | None,
+    mqtt_url: str | None,
+    topic: tuple[str, ...],
+    wait: float,
+    publish_topic: str | None,
+    no_publish: bool,
+    long: bool,
+    ca_file: str | None,
+) -> None:
+    """Check a deployment from end to end, and say what to mend.
+
+    URL is the one that clients use, with the proxy in between. The broker and its topics are the
+    gateway's: from the same tracker.toml and environment, or the flags. A message of a device
+    called tracker-doctor is published to the broker, and has to come out at URL.
+
+    Exit code: 0 when no check failed, 1 when one did, 2 for what cannot be asked, 130 after
+    Ctrl-C.
+    """
+    from tracker.doctor.command import run
+    from tracker.doctor.examination import HOLD_S, DoctorOptions
+
+    options = DoctorOptions(
+        url=url,
+        mqtt=_broker_settings(config, mqtt_url, topic).mqtt,
+        publish_topic=publish_topic,
+        may_publish=not no_publish,
+        wait_s=wait,
+        hold_s=HOLD_S if long else None,
+        ca_file=ca_file,
+    )
+    context.exit(run(options))
 
 
 def render(loaded: LoadedSettings) -> str:
