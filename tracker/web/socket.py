@@ -57,9 +57,12 @@ async def _serve_through_asgi(device_ids: tuple[str, ...], gateway: GatewayView)
 
 
 async def _send_lines(outbox: AsgiOutbox) -> None:
-    while (lines := await outbox.next_write()) is not None:
-        for line in lines[:-1].split(b"\n"):
-            await websocket.send(line.decode())
+    try:
+        while (lines := await outbox.next_write()) is not None:
+            for line in lines[:-1].split(b"\n"):
+                await websocket.send(line.decode())
+    except trio.TooSlowError:  # our own server's word for a client that takes nothing
+        outbox.stalled()
 
 
 async def _listen(stream: Stream, gateway: GatewayView) -> CloseReason:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
+import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 
@@ -93,7 +96,14 @@ class _AsgiBody(ResponseBody):
         close_if_draining(self._stream, self._gateway)
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, trio.TooSlowError):
+            self._outbox.stalled()  # our own server's word for a client that takes nothing
         self._stream.leave()
 
     def __aiter__(self) -> _AsgiBody:
