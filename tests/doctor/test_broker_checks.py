@@ -15,7 +15,7 @@ from tests.mqtt.conftest import Certificates
 from tests.publisher import Publisher
 from tracker.doctor.finding import Outcome
 
-pytestmark = pytest.mark.mosquitto
+pytestmark = [pytest.mark.slow, pytest.mark.mosquitto]
 
 #: Where no gateway is: these tests are not about it.
 NOWHERE = "http://127.0.0.1:1"
@@ -124,7 +124,11 @@ async def test_a_user_who_may_not_read_the_topic(
         (b"[1]", "expected a JSON object", "has to be a JSON object"),
         (b'{"deviceId":"A"}', "expected DEVICE_ID in `data` or at the top", "needs its id"),
         (b'{"DEVICE_ID":1.5}', "as a string or an integer", "a string of 1 to 128 characters"),
-        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", "levels of nesting", "flatter JSON"),
+        (
+            b'{"DEVICE_ID":"A","a":' + b"[" * 5000 + b"]" * 5000 + b"}",
+            "levels of nesting",
+            "flatter JSON",
+        ),
         (b'"' + b"x" * 70_000 + b'"', "70002 bytes", "the gateway takes 64 KiB"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,11 +14,9 @@ from tests.doctor.deployment import examined, run_device, started_gateway
 from tests.mosquitto import Mosquitto, StartMosquitto, free_port, write_password
 from tests.mqtt.conftest import Certificates
 from tests.nginx import run_nginx
-from tracker.doctor.finding import Finding, Outcome
-from tracker.doctor.gateway_checks import Answer, check_clock
-from tracker.doctor.stream_checks import topic_to_publish
+from tracker.doctor.finding import Outcome
 
-pytestmark = [pytest.mark.mosquitto]
+pytestmark = [pytest.mark.slow, pytest.mark.mosquitto]
 
 UPGRADE = """
     proxy_http_version 1.1;
@@ -120,20 +116,6 @@ async def test_who_may_not_publish_is_told_so(
     found = await examined(url, mqtt_url, may_publish=False)
     assert found["delivery by SSE"].detail == "--no-publish leaves it out"
     nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("topic_filter", "topic"),
-    [
-        ("trackers/#", "trackers/tracker-doctor"),
-        ("fleet/+/gps", "fleet/tracker-doctor/gps"),
-        ("$share/g/fleet/+/#", "fleet/tracker-doctor/tracker-doctor"),
-        ("#", "tracker-doctor"),
-        ("one/topic", "one/topic"),
-    ],
-)
-def test_where_the_doctor_publishes(topic_filter: str, topic: str) -> None:
-    assert topic_to_publish(topic_filter) == topic
 
 
 # Proxies
@@ -333,7 +315,6 @@ async def cutting_proxy(target: str, idle_s: float, *, task_status: trio.TaskSta
         task_status.started(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
 
 
-@pytest.mark.slow
 async def test_a_proxy_that_cuts_idle_connections(broker: Mosquitto, nursery: trio.Nursery) -> None:
     nursery.start_soon(run_device, broker.port)
     stream = {"ping_s": 2.0, "heartbeat_s": 100.0}
@@ -350,7 +331,6 @@ async def test_a_proxy_that_cuts_idle_connections(broker: Mosquitto, nursery: tr
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.slow
 async def test_a_connection_on_which_no_keep_alive_comes(
     gateway_url: str, broker: Mosquitto, nursery: trio.Nursery
 ) -> None:
@@ -358,39 +338,3 @@ async def test_a_connection_on_which_no_keep_alive_comes(
     assert found.failed == ["idle WebSocket", "idle SSE"]
     assert found["idle SSE"].detail == "held for 0.5 s, but no keep-alive of the gateway came"
     nursery.cancel_scope.cancel()
-
-
-# The clock
-
-
-def clock_finding(date: str | None, sent_s: float = 1000.2, received_s: float = 1000.4) -> Finding:
-    headers = {} if date is None else {"date": date}
-    findings: list[Finding] = []
-    check_clock(Answer(200, headers, b"", sent_s, received_s), findings.append)
-    return findings[0]
-
-
-@pytest.mark.parametrize(
-    ("at_s", "outcome", "detail"),
-    [
-        (1000, Outcome.PASSED, "that of the answer and ours agree to the second"),
-        (1005, Outcome.PASSED, "that of the answer and ours agree to the second"),
-        (995, Outcome.PASSED, "that of the answer and ours agree to the second"),
-        (1006, Outcome.FAILED, "that of the answer is 6 s ahead of ours"),
-        (940, Outcome.FAILED, "that of the answer is 59 s behind ours"),
-    ],
-)
-def test_clock_skew(at_s: float, outcome: Outcome, detail: str) -> None:
-    finding = clock_finding(email.utils.formatdate(at_s, usegmt=True))
-    assert (finding.outcome, finding.detail) == (outcome, detail)
-
-
-@pytest.mark.parametrize("date", [None, "yesterday"])
-def test_no_clock(date: str | None) -> None:
-    assert clock_finding(date).outcome is Outcome.NOT_APPLICABLE
-
-
-def test_now_is_now() -> None:
-    now_s = time.time()
-    finding = clock_finding(email.utils.formatdate(now_s, usegmt=True), now_s, now_s)
-    assert finding.outcome is Outcome.PASSED

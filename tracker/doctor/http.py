@@ -13,7 +13,7 @@ import trio
 
 from tracker.watch.address import GatewayAddress
 from tracker.watch.dial import open_stream_to
-from tracker.watch.errors import StreamError, UnreachableError
+from tracker.watch.errors import StreamError
 
 _READ_BYTES = 64 * 1024
 _BODY_LIMIT_BYTES = 1024 * 1024
@@ -46,7 +46,7 @@ class Response:
 
         Raises: HttpError when it breaks off. Cancellation: what was received is lost.
         """
-        while True:
+        while self._connection.their_state is h11.SEND_BODY:
             event = await _next_event(self._connection, self._stream)
             if isinstance(event, h11.Data):
                 data = bytes(event.data)
@@ -56,8 +56,7 @@ class Response:
                     raise HttpError(f"a broken gzip body: {error}") from None
                 if data:
                     return data
-            else:
-                return b""
+        return b""
 
     async def read(self) -> bytes:
         """The whole body; of one that is very long, the beginning."""
@@ -126,6 +125,3 @@ async def _next_event(connection: h11.Connection, stream: trio.abc.Stream) -> h1
             raise HttpError("the connection was closed without an answer")
         elif isinstance(event, h11.Event):
             return event
-
-
-__all__ = ["HttpError", "Response", "UnreachableError", "open_response"]

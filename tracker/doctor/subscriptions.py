@@ -11,7 +11,6 @@ from typing import Protocol
 import trio
 
 from tracker.doctor.event_stream import EventStreamParser, ServerEvent
-from tracker.doctor.gateway_checks import ANSWER_S
 from tracker.doctor.http import HttpError, Response, open_response
 from tracker.doctor.remedies import (
     BUFFERING,
@@ -33,7 +32,7 @@ DEVICE_ID = "tracker-doctor"
 WEBSOCKET = "WebSocket"
 SSE = "SSE"
 
-#: The gateway sends the head of an SSE answer at once.
+#: The gateway answers at once, by either transport.
 _HEAD_S = 5.0
 _NO_UPGRADE = (200, 400, 426, None)
 
@@ -112,7 +111,7 @@ async def open_websocket(
     """Subscribe by WebSocket. Raises: OpenError. Cancellation: the connection is cut."""
     try:
         async with open_connection(
-            address, [DEVICE_ID], dial=make_dial(context), connect_s=ANSWER_S
+            address, [DEVICE_ID], dial=make_dial(context), connect_s=_HEAD_S
         ) as connection:
             yield _WebSocketSubscription(connection)
     except HandshakeError as error:
