@@ -545,10 +545,9 @@ async def test_a_fault_of_ours_comes_out_of_the_block(
 
     monkeypatch.setattr(Stream, "_decode", broken)
     gateway = FakeGateway(nursery, sends(message_text("A")))
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ZeroDivisionError):
         async with opened(gateway) as stream:
             await anext(stream)
-    assert caught.group_contains(ZeroDivisionError)
 
 
 # What is refused at once

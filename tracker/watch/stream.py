@@ -161,10 +161,10 @@ class Stream:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
-            if self._error is None:  # a fault of ours, about to come out of the block
-                await trio.lowlevel.checkpoint()
-                raise
-            raise self._error from self._error.__cause__
+            error = self._error
+        if error is None:  # a fault of ours ended it, and is about to cancel whoever waits here
+            await trio.sleep_forever()
+        raise error from error.__cause__
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream did so far."""
