@@ -187,15 +187,17 @@ class Stream:
 
     async def _run(self) -> None:
         """Keep a connection until stopped, or until an error that is final."""
-        with self._running, self._send:
-            self._away_since_s = trio.current_time()
-            while self._error is None and not self._is_stopping:
-                self.state.value = State.CONNECTING
-                try:
-                    await self._live()
-                except StreamError as error:
-                    await self._handle(error)
-        self.state.value = State.CLOSED
+        try:
+            with self._running, self._send:
+                self._away_since_s = trio.current_time()
+                while self._error is None and not self._is_stopping:
+                    self.state.value = State.CONNECTING
+                    try:
+                        await self._live()
+                    except StreamError as error:
+                        await self._handle(error)
+        finally:
+            self.state.value = State.CLOSED
 
     def _stop(self) -> None:
         """End the connection with a goodbye, and what waits unread."""
