@@ -29,8 +29,23 @@ from tracker.settings import Settings
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-SPEED = click.FloatRange(min=0, min_open=True, max=1e9)
-SECONDS = click.FloatRange(min=0, min_open=True, max=1e9)
+
+class Positive(click.ParamType):
+    """A finite number above 0."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r} is no number above 0.", param, ctx)
+        return number
+
 
 logger = logging.getLogger(__name__)
 
@@ -224,10 +239,10 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     metavar="N",
     help="End after N messages.",
 )
-@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=Positive(), metavar="S", help="End after S seconds.")
 @click.option(
     "--give-up",
-    type=SECONDS,
+    type=Positive(),
     metavar="S",
     help="End after S seconds without a connection.  "
     "[default: if the first attempt fails; later never]",
@@ -244,9 +259,9 @@ def watch(
     give_up: float | None,
     ca_file: str | None,
 ) -> None:
-    """Follow devices live, as a table, through the gateway at URL.
+    """Follow devices live, as a table in the terminal.
 
-    Where stdout is no terminal: a line for each message. What happens to the connection is then
+    URL is that of the gateway, or of its stream. Where stdout is no terminal: a line for each message. What happens to the connection is then
     told on stderr.
 
     Exit code: 0 when it ended as asked, 1 without a connection or when the gateway refused, 2
@@ -280,14 +295,20 @@ def watch(
 )
 @click.option(
     "--speed",
-    type=SPEED,
+    type=Positive(),
     default=1.0,
     show_default=True,
     metavar="FACTOR",
     help="How many times faster than recorded.",
 )
 @click.option("--loop", is_flag=True, help="Begin anew at the end, until Ctrl-C.")
-@click.option("--qos", type=click.Choice(["0", "1", "2"]), default="0", show_default=True)
+@click.option(
+    "--qos",
+    type=click.Choice(["0", "1", "2"]),
+    default="0",
+    show_default=True,
+    help="The QoS to publish with.",
+)
 @click.pass_context
 def replay(
     context: click.Context,
@@ -299,7 +320,7 @@ def replay(
     loop: bool,
     qos: str,
 ) -> None:
-    """Publish recorded vehicles to the broker, as if they drove now.
+    """Publish recorded vehicles, as if they drove now.
 
     A FILE has a JSON object a line, plain or gzip, as `tracker record` writes it: {"t": seconds,
     "id": …, "lat": …, "lon": …, "speed": …, "heading": …}; `-` is standard input. Several are
@@ -326,7 +347,7 @@ def replay(
 @broker_options
 @topics_option
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N reports.")
-@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=Positive(), metavar="S", help="End after S seconds.")
 @click.pass_context
 def record(
     context: click.Context,
@@ -336,7 +357,9 @@ def record(
     count: int | None,
     seconds: float | None,
 ) -> None:
-    """Write what devices publish now to stdout, for `tracker replay`.
+    """Record what devices publish now, to stdout.
+
+    The recording is one that `tracker replay` reads. A report without a position is left out.
 
     Exit code: 0 when it ended as asked, Ctrl-C included; 1 without a broker to begin with, or
     when it refused; 2 for what cannot be asked.
@@ -353,7 +376,7 @@ def record(
 @topics_option
 @click.option(
     "--wait",
-    type=SECONDS,
+    type=Positive(),
     default=10.0,
     show_default=True,
     metavar="S",
