@@ -30,23 +30,6 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
 
-class Positive(click.ParamType):
-    """A finite number above 0."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"{value!r} is no number above 0.", param, ctx)
-        return number
-
-
 logger = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -56,6 +39,15 @@ class WrongSettings(click.ClickException):
     """Settings that cannot be used: the message is complete, the usage would not help."""
 
     exit_code = 2
+
+
+def positive(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    """Callback of an option: a finite number above 0, if any."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value:g} is no number above 0.")
+    return value
 
 
 mqtt_url_option = click.option(
@@ -239,10 +231,11 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     metavar="N",
     help="End after N messages.",
 )
-@click.option("--seconds", type=Positive(), metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=float, callback=positive, metavar="S", help="End after S seconds.")
 @click.option(
     "--give-up",
-    type=Positive(),
+    type=float,
+    callback=positive,
     metavar="S",
     help="End after S seconds without a connection.  "
     "[default: if the first attempt fails; later never]",
@@ -261,8 +254,8 @@ def watch(
 ) -> None:
     """Follow devices live, as a table in the terminal.
 
-    URL is that of the gateway, or of its stream. Where stdout is no terminal: a line for each message. What happens to the connection is then
-    told on stderr.
+    URL is that of the gateway, or of its stream. Where stdout is no terminal, there is a line
+    for each message, and what happens to the connection is told on stderr.
 
     Exit code: 0 when it ended as asked, 1 without a connection or when the gateway refused, 2
     for what cannot be asked, 130 after Ctrl-C.
@@ -295,7 +288,8 @@ def watch(
 )
 @click.option(
     "--speed",
-    type=Positive(),
+    type=float,
+    callback=positive,
     default=1.0,
     show_default=True,
     metavar="FACTOR",
@@ -347,7 +341,7 @@ def replay(
 @broker_options
 @topics_option
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N reports.")
-@click.option("--seconds", type=Positive(), metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=float, callback=positive, metavar="S", help="End after S seconds.")
 @click.pass_context
 def record(
     context: click.Context,
@@ -376,7 +370,8 @@ def record(
 @topics_option
 @click.option(
     "--wait",
-    type=Positive(),
+    type=float,
+    callback=positive,
     default=10.0,
     show_default=True,
     metavar="S",
