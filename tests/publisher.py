@@ -8,6 +8,9 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +81,55 @@ class Publisher:
             received += data
         if received != packet:
             raise ConnectionError(f"the broker answered {received!r}, expected {packet!r}")
+
+
+class Publishing:
+    """A thread that publishes at a steady rate, to a broker that may come and go.
+
+    `payload`: the message for a number. `sent`: the numbers of the messages that a broker's
+    socket took; `next_number`: that of the next one.
+    """
+
+    def __init__(self, port: int, payload: Callable[[int], bytes], *, rate_hz: float) -> None:
+        self.sent: list[int] = []
+        self.next_number = 0
+        self._port = port
+        self._payload = payload
+        self._rate_hz = rate_hz
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publishing")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        begun_s = time.monotonic()
+        publisher: Publisher | None = None
+        while not self._stop.wait(
+            max(0, begun_s + self.next_number / self._rate_hz - time.monotonic())
+        ):
+            number, self.next_number = self.next_number, self.next_number + 1
+            try:
+                publisher = publisher or Publisher(self._port)
+                publisher.publish(f"trackers/{number}", self._payload(number))
+                self.sent.append(number)
+            except OSError:
+                if publisher is not None:
+                    publisher.close()
+                publisher = None
+        if publisher is not None:
+            publisher.close()
 
 
 def _text(text: str) -> bytes:

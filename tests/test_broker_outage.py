@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import groupby
@@ -22,7 +21,7 @@ import trio
 
 from tests.mosquitto import Mosquitto, free_port
 from tests.peer import PING, TEXT, Peer, connect
-from tests.publisher import Publisher
+from tests.publisher import Publisher, Publishing
 from tests.serving import Serving
 from tracker.embedded import EmbeddedBroker, open_broker
 
@@ -46,46 +45,6 @@ def payload(number: int) -> bytes:
     """The message with that number; its device follows from it."""
     data = {"DEVICE_ID": f"d{number % DEVICES}", "N": number}
     return json.dumps({"timestamp": "t", "data": data}, separators=(",", ":")).encode()
-
-
-class Publishing:
-    """A thread that publishes at `RATE_HZ` to a broker that comes and goes.
-
-    `sent`: the numbers of the messages that a broker's socket took; `next_number`: that of
-    the next one.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.sent: list[int] = []
-        self.next_number = 0
-        self._port = port
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publishing")
-
-    def __enter__(self) -> Publishing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        begun_s = time.monotonic()
-        publisher: Publisher | None = None
-        while not self._stop.wait(max(0, begun_s + self.next_number / RATE_HZ - time.monotonic())):
-            number, self.next_number = self.next_number, self.next_number + 1
-            try:
-                publisher = publisher or Publisher(self._port)
-                publisher.publish(f"trackers/{number}", payload(number))
-                self.sent.append(number)
-            except OSError:
-                if publisher is not None:
-                    publisher.close()
-                publisher = None
-        if publisher is not None:
-            publisher.close()
 
 
 class Watcher:
@@ -198,7 +157,7 @@ async def prove_outages(
     `kill_and_return`: kill it, and return when it is back after so many seconds.
     """
     async with watchers(gateway) as clients:
-        with Publishing(broker_port) as publishing:
+        with Publishing(broker_port, payload, rate_hz=RATE_HZ) as publishing:
             await wait_all(clients, 0)
             for outage_s in away_s:
                 await kill_and_return(outage_s)

@@ -29,8 +29,6 @@ from tracker.settings import Settings
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
-SPEED = click.FloatRange(min=0, min_open=True, max=1e9)
-SECONDS = click.FloatRange(min=0, min_open=True, max=1e9)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +41,15 @@ class WrongSettings(click.ClickException):
     exit_code = 2
 
 
+def positive(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    """Callback of an option: a finite number above 0, if any."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value:g} is no number above 0.")
+    return value
+
+
 mqtt_url_option = click.option(
     "--mqtt-url",
     metavar="URL",
@@ -53,6 +60,13 @@ topics_option = click.option(
     metavar="FILTER",
     multiple=True,
     help="What to subscribe to; may be repeated.  [default: trackers/#]",
+)
+
+
+ca_file_option = click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="For https: trust the authorities in this PEM file, and not the system's.",
 )
 
 
@@ -217,19 +231,16 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     metavar="N",
     help="End after N messages.",
 )
-@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=float, callback=positive, metavar="S", help="End after S seconds.")
 @click.option(
     "--give-up",
-    type=SECONDS,
+    type=float,
+    callback=positive,
     metavar="S",
     help="End after S seconds without a connection.  "
     "[default: if the first attempt fails; later never]",
 )
-@click.option(
-    "--ca-file",
-    metavar="FILE",
-    help="Trust the authorities in this PEM file, and not the system's.",
-)
+@ca_file_option
 @click.pass_context
 def watch(
     context: click.Context,
@@ -241,10 +252,10 @@ def watch(
     give_up: float | None,
     ca_file: str | None,
 ) -> None:
-    """Follow devices live, as a table, through the gateway at URL.
+    """Follow devices live, as a table in the terminal.
 
-    Where stdout is no terminal: a line for each message. What happens to the connection is then
-    told on stderr.
+    URL is that of the gateway, or of its stream. Where stdout is no terminal, there is a line
+    for each message, and what happens to the connection is told on stderr.
 
     Exit code: 0 when it ended as asked, 1 without a connection or when the gateway refused, 2
     for what cannot be asked, 130 after Ctrl-C.
@@ -277,14 +288,21 @@ def watch(
 )
 @click.option(
     "--speed",
-    type=SPEED,
+    type=float,
+    callback=positive,
     default=1.0,
     show_default=True,
     metavar="FACTOR",
     help="How many times faster than recorded.",
 )
 @click.option("--loop", is_flag=True, help="Begin anew at the end, until Ctrl-C.")
-@click.option("--qos", type=click.Choice(["0", "1", "2"]), default="0", show_default=True)
+@click.option(
+    "--qos",
+    type=click.Choice(["0", "1", "2"]),
+    default="0",
+    show_default=True,
+    help="The QoS to publish with.",
+)
 @click.pass_context
 def replay(
     context: click.Context,
@@ -296,7 +314,7 @@ def replay(
     loop: bool,
     qos: str,
 ) -> None:
-    """Publish recorded vehicles to the broker, as if they drove now.
+    """Publish recorded vehicles, as if they drove now.
 
     A FILE has a JSON object a line, plain or gzip, as `tracker record` writes it: {"t": seconds,
     "id": …, "lat": …, "lon": …, "speed": …, "heading": …}; `-` is standard input. Several are
@@ -323,7 +341,7 @@ def replay(
 @broker_options
 @topics_option
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N reports.")
-@click.option("--seconds", type=SECONDS, metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=float, callback=positive, metavar="S", help="End after S seconds.")
 @click.pass_context
 def record(
     context: click.Context,
@@ -333,7 +351,9 @@ def record(
     count: int | None,
     seconds: float | None,
 ) -> None:
-    """Write what devices publish now to stdout, for `tracker replay`.
+    """Record what devices publish now, to stdout.
+
+    The recording is one that `tracker replay` reads. A report without a position is left out.
 
     Exit code: 0 when it ended as asked, Ctrl-C included; 1 without a broker to begin with, or
     when it refused; 2 for what cannot be asked.
@@ -342,6 +362,65 @@ def record(
 
     mqtt = _broker_settings(config, mqtt_url, topic).mqtt
     context.exit(run(RecordOptions(mqtt=mqtt, count=count, seconds_s=seconds)))
+
+
+@main.command()
+@click.argument("url")
+@broker_options
+@topics_option
+@click.option(
+    "--wait",
+    type=float,
+    callback=positive,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long to wait for a message of any device.",
+)
+@click.option(
+    "--publish-topic",
+    metavar="TOPIC",
+    help="Where to publish the doctor's own message.  "
+    "[default: the first --topic, with tracker-doctor for its wildcards]",
+)
+@click.option("--no-publish", is_flag=True, help="Publish nothing; leave the deliveries out.")
+@click.option("--long", is_flag=True, help="Also hold idle connections, for two minutes.")
+@ca_file_option
+@click.pass_context
+def doctor(
+    context: click.Context,
+    url: str,
+    config: Path | None,
+    mqtt_url: str | None,
+    topic: tuple[str, ...],
+    wait: float,
+    publish_topic: str | None,
+    no_publish: bool,
+    long: bool,
+    ca_file: str | None,
+) -> None:
+    """Check a deployment from end to end, and say what to mend.
+
+    URL is the one that clients use, with the proxy in between. The broker and its topics are the
+    gateway's: from the same tracker.toml and environment, or the flags. A message of a device
+    called tracker-doctor is published to the broker, and has to come out at URL.
+
+    Exit code: 0 when no check failed, 1 when one did, 2 for what cannot be asked, 130 after
+    Ctrl-C.
+    """
+    from tracker.doctor.command import run
+    from tracker.doctor.examination import HOLD_S, DoctorOptions
+
+    options = DoctorOptions(
+        url=url,
+        mqtt=_broker_settings(config, mqtt_url, topic).mqtt,
+        publish_topic=publish_topic,
+        may_publish=not no_publish,
+        wait_s=wait,
+        hold_s=HOLD_S if long else None,
+        ca_file=ca_file,
+    )
+    context.exit(run(options))
 
 
 def render(loaded: LoadedSettings) -> str:

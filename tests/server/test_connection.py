@@ -37,9 +37,16 @@ from tests.peer import (
     request_head,
 )
 from tracker.domain.reasons import CloseReason
+from tracker.server import connection
 
 STATS = f"{STREAM}/stats"
 HELLO = client_frame(TEXT, b"hello")
+
+
+@pytest.fixture(autouse=True)
+def _short_farewells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not close its side costs a test less than two seconds."""
+    monkeypatch.setattr(connection, "_LINGER_S", 0.2)
 
 
 async def assert_serves(gateway: Gateway) -> None:

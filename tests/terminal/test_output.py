@@ -73,3 +73,22 @@ async def test_of_a_file_nobody_leaves(
     with (tmp_path / "file").open("wb") as file, trio.move_on_after(1000) as scope:
         await Output(file.fileno()).wait_reader_gone()
     assert scope.cancelled_caught
+
+
+async def test_a_terminal_that_takes_nothing_delays_nobody_and_shares_no_flag() -> None:
+    master, slave = os.openpty()
+    output = Output(slave)
+    with trio.move_on_after(0.2) as scope:
+        await output.write(b"x\n" * 100_000)
+    assert scope.cancelled_caught
+    assert os.get_blocking(slave)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(output.write, b"y")
+        with trio.fail_after(DEADLINE_S):
+            received = b""
+            while b"y" not in received:
+                await trio.lowlevel.wait_readable(master)
+                received = os.read(master, 65536)
+    os.close(master)
+    os.close(slave)
+    os.close(output._own)

@@ -49,7 +49,7 @@ from tracker.domain import wire
 from tracker.domain.errors import leaves
 from tracker.domain.outbox import DOOR_EXTENSION, Session
 from tracker.server import request, sockets
-from tracker.server.http2 import Http2Tasks, serve_stream
+from tracker.server.http2 import Http2Inbox, Http2Tasks
 from tracker.server.inbox import NO_INBOX, HypercornInbox, Inbox
 from tracker.server.outbox import Outbox, TlsOutbox
 from tracker.server.tasks import ConnectionTasks
@@ -173,7 +173,11 @@ class Connection:
                 return
             self._enter(State.HEAD, self._head_s)
             is_http2 = self._tls.selected_alpn_protocol() == "h2"
-        async with Http2Tasks() if is_http2 else ConnectionTasks(self._is_handed_over) as tasks:
+        async with (
+            Http2Tasks(self._stall_s)
+            if is_http2
+            else ConnectionTasks(self._is_handed_over) as tasks
+        ):
             self._tasks = tasks
             protocol = ProtocolWrapper(
                 self._run_app,
@@ -189,8 +193,12 @@ class Connection:
             )
             if is_http2:
                 self._enter(State.HTTP2, self._config.keep_alive_timeout)
+                self._inbox = Http2Inbox(
+                    protocol, frame_limit_bytes=self._config.h2_max_inbound_frame_size
+                )
+            else:
+                self._inbox = HypercornInbox(protocol)
             await protocol.initiate()
-            self._inbox = HypercornInbox(protocol)
             del protocol
             await self._read()
             self.cancel()
@@ -369,10 +377,8 @@ class Connection:
     ) -> None:
         if scope["type"] == "lifespan":
             raise AssertionError("a connection has no lifespan of its own")
-        if self._state is State.HTTP2:
-            await serve_stream(self._app, scope, receive, send, self._stall_s)
-            return
-        scope["extensions"][DOOR_EXTENSION] = {"door": self}
+        if self._state is not State.HTTP2:
+            scope["extensions"][DOOR_EXTENSION] = {"door": self}
         try:
             await self._app(scope, receive, send)
         except BaseExceptionGroup as group:

@@ -1,9 +1,10 @@
 """Writing to a terminal, a pipe or a file from Trio, without ever waiting for it in the kernel.
 
-Theory of operation. The descriptor stays as it is: O_NONBLOCK would belong to whoever shares it
-too, the shell for one. A descriptor that is ready takes PIPE_BUF bytes without blocking (POSIX,
-`write`), so each write is that small and follows `wait_writable`. A file is always ready, and
-epoll refuses it.
+Theory of operation. O_NONBLOCK belongs to an open file, and so to whoever shares it, the shell
+for one. A terminal is therefore opened once more, for us alone. A pipe stays as it is: one that
+is ready takes PIPE_BUF bytes without blocking (POSIX, `write`), so each write is that small and
+follows `wait_writable`. (That does not hold for a terminal.) A file is always ready, and epoll
+refuses it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import stat
 import trio
 
 _WRITE_LIMIT_BYTES = select.PIPE_BUF
+#: A terminal with room for one byte is "writable" and does not take a line feed, which is two.
+_FULL_S = 0.01
 
 
 class Output:
@@ -26,6 +29,7 @@ class Output:
         self._is_pollable = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
         self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         self.is_terminal = os.isatty(descriptor)
+        self._own = open_terminal_again(descriptor)
 
     async def write(self, data: bytes) -> None:
         """Write all of it.
@@ -37,12 +41,15 @@ class Output:
         while rest:
             if self._is_pollable:
                 try:
-                    await trio.lowlevel.wait_writable(self.descriptor)
+                    await trio.lowlevel.wait_writable(self._own)
                 except PermissionError:  # a device that knows no readiness, as /dev/null
                     self._is_pollable = False
             else:
                 await trio.lowlevel.checkpoint()
-            rest = rest[os.write(self.descriptor, rest[:_WRITE_LIMIT_BYTES]) :]
+            try:
+                rest = rest[os.write(self._own, rest[:_WRITE_LIMIT_BYTES]) :]
+            except BlockingIOError:
+                await trio.sleep(_FULL_S)
 
     def write_now(self, data: bytes) -> None:
         """Write all of it. Blocks. Whoever does not read it any more does not get it."""
@@ -62,3 +69,15 @@ class Output:
             await trio.sleep_forever()
         # the write end of a pipe becomes "readable" by its error alone
         await trio.lowlevel.wait_readable(self.descriptor)
+
+
+def open_terminal_again(descriptor: int) -> int:
+    """A descriptor of our own, which never blocks, of the same terminal.
+
+    The same one where it is no terminal, or one that cannot be opened (another user's).
+    """
+    try:
+        flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(os.ttyname(descriptor), flags)
+    except OSError:
+        return descriptor

@@ -11,6 +11,7 @@ import os
 import select
 from collections.abc import Iterator
 
+from tracker.terminal.output import open_terminal_again
 from tracker.terminal.screen import can_redraw
 from tracker.terminal.text import cut, printable
 
@@ -21,7 +22,7 @@ class StatusLine:
     """The last line of a terminal. Where stderr is none, only notes are written."""
 
     def __init__(self, descriptor: int = _STDERR) -> None:
-        self._descriptor = descriptor
+        self._descriptor = open_terminal_again(descriptor)
         self._shown = ""
         #: Whether `show` shows anything.
         self.is_live = can_redraw(descriptor)

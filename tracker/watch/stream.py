@@ -161,10 +161,10 @@ class Stream:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
-            if self._error is None:  # a fault of ours, about to come out of the block
-                await trio.lowlevel.checkpoint()
-                raise
-            raise self._error from self._error.__cause__
+            error = self._error
+        if error is None:  # a fault of ours ended it, and is about to cancel whoever waits here
+            await trio.sleep_forever()
+        raise error from error.__cause__
 
     def statistics(self) -> StreamStatistics:
         """Return what this stream did so far."""
@@ -187,15 +187,17 @@ class Stream:
 
     async def _run(self) -> None:
         """Keep a connection until stopped, or until an error that is final."""
-        with self._running, self._send:
-            self._away_since_s = trio.current_time()
-            while self._error is None and not self._is_stopping:
-                self.state.value = State.CONNECTING
-                try:
-                    await self._live()
-                except StreamError as error:
-                    await self._handle(error)
-        self.state.value = State.CLOSED
+        try:
+            with self._running, self._send:
+                self._away_since_s = trio.current_time()
+                while self._error is None and not self._is_stopping:
+                    self.state.value = State.CONNECTING
+                    try:
+                        await self._live()
+                    except StreamError as error:
+                        await self._handle(error)
+        finally:
+            self.state.value = State.CLOSED
 
     def _stop(self) -> None:
         """End the connection with a goodbye, and what waits unread."""

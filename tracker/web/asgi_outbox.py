@@ -76,6 +76,11 @@ class AsgiOutbox:
         if self.writable:
             self._drained.set()
 
+    def stalled(self) -> None:
+        """The server has given the peer up: it took not a byte for too long."""
+        if self.on_stalled is not None:
+            self.on_stalled()
+
     async def wait_writable(self) -> bool:
         """Wait until nothing is unsent. Cancellation: atomic."""
         await self._drained.wait()

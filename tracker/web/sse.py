@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import TracebackType
 
 import trio
 from quart import Response, request
@@ -120,7 +121,14 @@ class _AsgiBody(ResponseBody):
         announce_end(self._stream, self._stream.close_reason or CloseReason.CLIENT)
         self._outbox.finish()
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc, trio.TooSlowError):
+            self._outbox.stalled()  # our own server's word for a client that takes nothing
         self._stream.leave()
 
     def __aiter__(self) -> _AsgiBody:
