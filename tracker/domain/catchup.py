@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from typing import Protocol
 
-from tracker.domain.event import Event, Gap, position_mark
+from tracker.domain.event import UPSTREAM_BACK, UPSTREAM_LOST, Event, Gap, position_mark
 from tracker.domain.history import History, by_sequence
 from tracker.domain.message import Message
 from tracker.domain.position import Position
@@ -32,6 +32,8 @@ from tracker.domain.reasons import Drop
 #: What one pass takes out of the history: a few writes' worth. A pass looks at all that is
 #: due, so more would be cheaper, and would hold more beside the history for a slow client.
 _PASS_BYTES = 256 * 1024
+#: Beyond so many, those that tell of losses grow instead.
+_NOTICES_LIMIT = 64
 
 #: What is due, and for which subscription: it is left out when that has ended.
 Due = tuple[Event, Subscription | None]
@@ -68,6 +70,7 @@ class CatchUp:
         "_cursor",
         "_history",
         "_next",
+        "_notices",
         "_owed",
         "_sources",
         "_stream",
@@ -97,6 +100,8 @@ class CatchUp:
         self._owed = dict(owed)
         self._sources = deque([iter(preface), self._passes()])
         self._next: Due | None = None
+        #: What tells of a loss, each behind which sequence.
+        self._notices: deque[tuple[int, Event]] = deque()
         #: Of the last message that was sent, or of where the client said that it stood.
         self.reached_sequence = reached_sequence
         #: Whether what is published waits in the history, and not in the queue.
@@ -113,6 +118,25 @@ class CatchUp:
             self._sources.appendleft(iter([self._next]))
             self._next = None
         self._sources.appendleft(iter(preface))
+
+    def note(self, event: Event) -> None:
+        """Say `event`, which tells of a loss, behind all that has been published by now."""
+        notices = self._notices
+        if len(notices) >= _NOTICES_LIMIT and self._merge(event):
+            return
+        notices.append((self._clock.position.sequence, event))
+
+    def _merge(self, event: Event) -> bool:
+        """Let an earlier notice tell what `event` tells; False when there is none."""
+        for at in reversed(range(len(self._notices))):
+            earlier = self._notices[at][1]
+            if isinstance(event, Gap) and isinstance(earlier, Gap):
+                earlier.dropped += event.dropped
+                return True
+            if event is UPSTREAM_LOST and earlier is UPSTREAM_BACK:
+                del self._notices[at]  # one long outage, for two with a pause between
+                return True
+        return False
 
     def defer(self, subscription: Subscription) -> None:
         """Leave a message that was just published to the history."""
@@ -186,16 +210,25 @@ class CatchUp:
             gaps, messages = self._pass()
             yield from gaps
             for message, subscription in messages:
+                yield from self._notices_before(message.sequence)
                 self._cursor = message.sequence
                 yield message, subscription
             if messages:
                 continue
+            yield from self._notices_before(self._clock.position.sequence + 1)
             position = self._clock.position
             if not self.follows or position.sequence == marked_sequence:
                 return
             # Every replay ends with the position reached. PROTOCOL B1.
             marked_sequence = position.sequence
             yield position_mark(position), None
+
+    def _notices_before(self, sequence: int) -> Iterator[Due]:
+        while self._notices and self._notices[0][0] < sequence:
+            event = self._notices.popleft()[1]
+            if isinstance(event, Gap):
+                event.seal()
+            yield event, None
 
     def _pass(self) -> tuple[list[Due], list[tuple[Message, Subscription]]]:
         """(What was lost since the last one, the next messages), all due."""

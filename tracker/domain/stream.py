@@ -22,7 +22,16 @@ from typing import Protocol
 
 from tracker.domain.catchup import CatchUp
 from tracker.domain.conflation import DropOldQueue, LatestQueue
-from tracker.domain.event import FORGET, HEARTBEAT, Event, mode_changed, position_mark
+from tracker.domain.event import (
+    FORGET,
+    HEARTBEAT,
+    UPSTREAM_BACK,
+    UPSTREAM_LOST,
+    Event,
+    Gap,
+    mode_changed,
+    position_mark,
+)
 from tracker.domain.joiner import Joiner
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
@@ -212,8 +221,10 @@ class Stream:
 
     def _accept(self, message: Message, subscription: Subscription) -> None:
         queue = self.queue
-        if queue.has_room(message, subscription) or self._make_room(message, subscription):
+        if queue.has_room(message, subscription):
             queue.put(message, subscription)
+        elif self._make_room(message, subscription):
+            self.queue.put(message, subscription)
         else:
             self._accept_without_room(message, subscription)
 
@@ -279,14 +290,23 @@ class Stream:
         """
         if self.has_ended:
             return
-        self.queue.put_event(event)
+        catch_up = self._catch_up
+        if catch_up is not None and catch_up.follows and event in (UPSTREAM_LOST, UPSTREAM_BACK):
+            catch_up.note(event)
+        else:
+            self.queue.put_event(event)
         self.flush()
 
     def post_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device."""
-        if not self.has_ended:
+        if self.has_ended:
+            return
+        catch_up = self._catch_up
+        if catch_up is not None and catch_up.follows:
+            catch_up.note(Gap(None, reason, messages))
+        else:
             self.queue.put_loss(messages, reason)
-            self.flush()
+        self.flush()
 
     def answer(self, event: Event) -> None:
         """Queue the answer to what the client said; see `is_congested`."""
