@@ -290,6 +290,7 @@ class Stream:
         """
         if self.has_ended:
             return
+        self._flush_owed()
         catch_up = self._catch_up
         if catch_up is not None and catch_up.follows and event in (UPSTREAM_LOST, UPSTREAM_BACK):
             catch_up.note(event)
@@ -301,6 +302,7 @@ class Stream:
         """Say here that `messages` were lost of which nobody knows the device."""
         if self.has_ended:
             return
+        self._flush_owed()
         catch_up = self._catch_up
         if catch_up is not None and catch_up.follows:
             catch_up.note(Gap(None, reason, messages))
@@ -311,7 +313,13 @@ class Stream:
     def answer(self, event: Event) -> None:
         """Queue the answer to what the client said; see `is_congested`."""
         if not self.has_ended:
+            self._flush_owed()
             self.queue.put_answer(event)
+            self.flush()
+
+    def _flush_owed(self) -> None:
+        # An event may tell the position: nothing from before it may come behind it.
+        if self.burst:
             self.flush()
 
     @property
