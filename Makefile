@@ -2,7 +2,7 @@
 #
 # VENV    the folder of the virtual environment; one for each Python, to have several
 # PYTHON  what makes it
-# ARGS    more arguments for pytest, or for `tracker demo`
+# ARGS    more arguments for pytest, `tracker demo`, or chaos (--seed 7)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench-quick bench clean
+.PHONY: help demo test test-fast check chaos bench-quick bench clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,6 +37,9 @@ check: $(VENV)/.check ## style, types, and who imports whom
 		--disable ASYNC106,ASYNC114,ASYNC124,ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 {} +
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet tests/test_layers.py
+
+chaos: $(VENV)/.test ## 50 clients whose books must balance, whatever is cut, in two minutes
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench-quick: $(VENV)/.bench ## latency, loss and memory with 100 clients, in two minutes
 	@$(BIN)/python -m bench --quick $(ARGS)
