@@ -329,7 +329,7 @@ class Stream:
 
     def heartbeat(self) -> None:
         """Put traffic on the wire, unless something waits already: then bytes flow anyway."""
-        if self.outbox.writable and not self.queue and self._encode(HEARTBEAT):
+        if self.outbox.writable and not (self.queue or self.burst) and self._encode(HEARTBEAT):
             self.post(HEARTBEAT)
 
     # What goes out
