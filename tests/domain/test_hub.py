@@ -124,8 +124,8 @@ NOTHING_YET = HubStatistics(
     subscriptions=0,
     devices_watched=0,
     devices_known=0,
-    streams={},
-    opened={},
+    streams={"websocket": 0, "sse": 0},
+    opened={"websocket": 0, "sse": 0},
     closed=dict.fromkeys(CloseReason, 0),
     offered=0,
     delivered=0,
@@ -213,7 +213,8 @@ def test_a_drop_is_noted_for_the_log() -> None:
     hub = make_hub(QueueLimits(messages=1))
     outbox = FakeOutbox(appetite=0)
     with hub.open_stream(["848"], outbox, WEBSOCKET):
-        publish(hub, *(make_message(n, "848") for n in range(4)))
+        publish(hub, make_message(0, "848"))  # the kernel refuses it
+        publish(hub, *(make_message(n, "848") for n in range(1, 4)))
     assert hub.notices.due(0.0) == [
         "Cola llena para device_id 848. Aplicando backpressure (mensaje descartado)"
         " (2 desde el último aviso)"
@@ -263,12 +264,14 @@ def test_a_stream_that_ended_since_the_publish_is_flushed_in_vain() -> None:
 
 
 def test_a_flush_that_never_came_is_made_up_for() -> None:
-    """The ingest task may be cancelled between a publish and its flushes."""
+    """It comes with whatever else is sent; until then the stream is known to be touched."""
     hub, outbox = make_hub(), FakeOutbox()
     with hub.open_stream(["1"], outbox, WEBSOCKET) as stream:
         assert hub.publish_batch([make_message(1)]) == [stream]
-        assert publish(hub, make_message(2)) == [stream]
-    assert outbox.kernel == frames(make_message(1), make_message(2))
+        assert hub.publish_batch([make_message(2)]) == []
+        stream.post(PING)
+        assert hub.publish_batch([make_message(3)]) == [stream]
+    assert outbox.writes == [frames(make_message(1), make_message(2)), PING.frame()]
 
 
 # The last known message
@@ -411,8 +414,10 @@ class Client:
     dropped: dict[str, int] = field(default_factory=dict)
     events_left_out: int = 0
     gaps: int = 0
-    #: Offered something in a publish that was cancelled before its flush.
+    #: Offered something in a publish whose flush has not come yet.
     is_owed_a_flush: bool = False
+    #: What that was, while it is not queued: the stream was clear.
+    burst: list[Message] = field(default_factory=list)
     is_broken: bool = False
 
     def encode(self, accepted: Event | Lost) -> bytes:
@@ -442,6 +447,22 @@ class Client:
         self.accepted.append(Lost(device_id, 1))
         self.gaps += 1
         return True
+
+    def flushed(self) -> None:
+        """The burst has left, or, where the connection broke meanwhile, was queued."""
+        burst, self.burst = self.burst, []
+        for message in burst:
+            self.offered[message.device_id] += 1
+            if self.is_broken and not self._has_room(message):
+                self.lose(message.device_id)
+            else:
+                self.accepted.append(message)
+
+    def _has_room(self, message: Message) -> bool:
+        waiting = self.waiting()
+        if waiting and message.size_bytes + sum(map(size_of, waiting)) > LIMITS.total_bytes:
+            return False
+        return len(of(message.device_id, waiting)) < LIMITS.messages or not self.outbox.refusing
 
     def check(self) -> None:
         """The laws of one stream, at this moment."""
@@ -474,16 +495,19 @@ class Client:
         assert len(waiting) - len(messages) - len(gaps) <= LIMITS.events
         assert max(map(gaps.count, gaps), default=0) <= LIMITS.messages + 1
         assert (len(queue), queue.waiting) == (len(waiting), len(messages))
-        assert queue.waiting_bytes == sum(
-            GAP_BYTES if isinstance(event, Lost) else event.size_bytes for event in waiting
-        )
+        assert queue.waiting_bytes == sum(map(size_of, waiting))
+        assert stream.waiting == len(messages) + len(self.burst)
         assert queue.events_left_out == self.events_left_out
         # Nothing waits for a client that would take it.
-        assert not (outbox.writable and waiting) or self.is_owed_a_flush
+        assert not (outbox.writable and (waiting or self.burst)) or self.is_owed_a_flush
 
     @property
     def is_served(self) -> bool:
         return isinstance(self.outbox, ServedOutbox)
+
+
+def size_of(accepted: Event | Lost) -> int:
+    return GAP_BYTES if isinstance(accepted, Lost) else accepted.size_bytes
 
 
 def is_of(device_id: str, accepted: Event | Lost) -> bool:
@@ -547,12 +571,13 @@ class HubMachine(RuleBasedStateMachine):
             self.sequence += 1
             data = b"%d%b" % (self.sequence, b"x" * padding)
             messages.append(make_message(self.sequence, device_id, data))
+        # Who is known to be touched is not told again.
         expected = list(
             dict.fromkeys(
                 client.stream
                 for message in messages
                 for client in self.open
-                if message.device_id in client.offered
+                if message.device_id in client.offered and not client.burst
             )
         )
         touched = self.hub.publish_batch(self._watched(messages))
@@ -562,11 +587,17 @@ class HubMachine(RuleBasedStateMachine):
         for client in self.open:
             if client.stream in touched:
                 client.is_owed_a_flush = client.stream in touched[flushed:]
+                if not client.is_owed_a_flush:
+                    client.flushed()
 
     def _watched(self, messages: list[Message]) -> Iterator[Message]:
         """Hand out the messages, and see after each what became of it."""
         for message in messages:
-            offered_to = [c for c in self.open if message.device_id in c.offered]
+            watching = [c for c in self.open if message.device_id in c.offered]
+            for client in watching:
+                if client.stream.is_clear:
+                    client.burst.append(message)
+            offered_to = [c for c in watching if not c.stream.is_clear]
             dropped = [c.stream.queue.dropped for c in offered_to]
             yield message
             self.published.append(message)
@@ -617,6 +648,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(client=clients)
     def ping(self, client: Client) -> None:
+        client.flushed()
         events = [each for each in client.waiting() if not isinstance(each, Message | Lost)]
         if len(events) < LIMITS.events:
             client.accepted.append(PING)
@@ -628,7 +660,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule(client=clients)
     def heartbeat(self, client: Client) -> None:
         writes = len(client.outbox.writes)
-        would_flow = client.outbox.writable and not client.waiting()
+        would_flow = client.outbox.writable and not (client.waiting() or client.burst)
         client.stream.heartbeat()
         beats = client.outbox.writes[writes:]
         if would_flow and client.transport is not WEBSOCKET_LINES:
@@ -647,6 +679,10 @@ class HubMachine(RuleBasedStateMachine):
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
         waiting = [event for event in client.waiting() if isinstance(event, Message)]
+        for message in client.burst:
+            client.offered[message.device_id] += 1
+        waiting += client.burst
+        client.burst = []
         client.stream.leave()
         self.dropped_at_the_end += len(waiting)
         self.closed_with[client.stream.close_reason or CloseReason.CLIENT] += 1
@@ -680,10 +716,10 @@ class HubMachine(RuleBasedStateMachine):
             subscriptions=sum(len(client.offered) for client in self.open),
             devices_watched=len({d for client in self.open for d in client.offered}),
             devices_known=len(self.known),
-            streams={name: names.count(name) for name, count in self.opened.items() if count},
-            opened={name: count for name, count in self.opened.items() if count},
+            streams={name: names.count(name) for name in self.opened},
+            opened=dict(self.opened),
             closed=self.closed_with,
-            offered=sum(sum(client.offered.values()) for client in everyone),
+            offered=sum(sum(client.offered.values()) + len(client.burst) for client in everyone),
             delivered=sum(
                 isinstance(event, Message)
                 for client in everyone
@@ -692,9 +728,7 @@ class HubMachine(RuleBasedStateMachine):
             dropped=drops(
                 buffer_full=lost - self.dropped_at_the_end, closed=self.dropped_at_the_end
             ),
-            waiting=sum(
-                isinstance(event, Message) for client in self.open for event in client.waiting()
-            ),
+            waiting=sum(client.stream.waiting for client in self.open),
             events_left_out=sum(client.events_left_out for client in everyone),
             gaps=sum(client.gaps for client in everyone),
             **kept(*self.published),
