@@ -157,11 +157,12 @@ async def open_fleet(
     stream: StreamSettings | None = None,
     api: ApiSettings | None = None,
     http: HttpSettings | None = None,
+    mqtt: MqttSettings | None = None,
     port: int = 0,
 ) -> AsyncIterator[Fleet]:
     """A gateway, on a free port by default, ready, until the block ends; then it ends at once."""
     settings = Settings(
-        mqtt=MqttSettings(url=broker.url),
+        mqtt=msgspec.structs.replace(mqtt or MqttSettings(), url=broker.url),
         stream=stream or StreamSettings(drain_s=0.1),
         http=msgspec.structs.replace(http or HttpSettings(), bind=(f"127.0.0.1:{port}",)),
         api=api or ApiSettings(ready_grace_s=0.01),
