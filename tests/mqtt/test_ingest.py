@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
-from typing import Protocol, cast
+from typing import cast
 
 import pytest
 import trio
@@ -19,8 +21,11 @@ from tests.domain.test_wire import texts
 from tests.fakes import FakeOutbox
 from tests.mqtt.checkpoints import cancelled_everywhere
 from tracker.domain.errors import Malformed
+from tracker.domain.history import Losses
 from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.message import Message
+from tracker.domain.options import StreamOptions
+from tracker.domain.position import Position
 from tracker.domain.queue import QueueLimits
 from tracker.domain.reasons import Drop
 from tracker.domain.stream import Stream
@@ -60,7 +65,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 def make_hub(limits: QueueLimits | None = None) -> Hub:
-    return Hub(HubSettings(queue=limits or QueueLimits(), devices_limit=1000))
+    return Hub(HubSettings(queue=limits or QueueLimits(), devices_limit=1000), epoch="e")
 
 
 def incoming(
@@ -77,10 +82,24 @@ def nth(number: int, device_id: str = DEVICE) -> MqttMessage:
     return incoming(b'{"timestamp":%d,"data":{"DEVICE_ID":"%b"}}' % (number, device_id.encode()))
 
 
+MESSAGE = re.compile(r'\{"event":"message","id":"e-([0-9]+)","data":\{"timestamp":([0-9]+),.*\}\}')
+
+
+def received(outbox: FakeOutbox) -> list[tuple[int, int]]:
+    """(Sequence, number that `nth` gave) of each message that the client of `outbox` got.
+
+    It got nothing else, and no id that is not above the one before.
+    """
+    found = [MESSAGE.fullmatch(text) for text in texts(outbox.kernel)]
+    messages = [(int(each[1]), int(each[2])) for each in found if each is not None]
+    assert len(messages) == len(found)
+    assert all(sooner[0] < later[0] for sooner, later in pairwise(messages))
+    return messages
+
+
 def timestamps(outbox: FakeOutbox) -> list[int]:
     """What the client of `outbox` got, by the numbers that `nth` gave."""
-    start = '{"event":"message","data":{"timestamp":'
-    return [int(text.removeprefix(start).partition(",")[0]) for text in texts(outbox.kernel)]
+    return [number for _, number in received(outbox)]
 
 
 # What becomes of a message
@@ -92,8 +111,8 @@ async def test_a_message_goes_from_the_broker_to_the_socket(clock: FakeClock) ->
     with hub.open_stream([DEVICE], outbox, WEBSOCKET):
         await ingest.publish([nth(1), nth(2, "other"), nth(3)])
     assert texts(outbox.kernel) == [
-        '{"event":"message","data":{"timestamp":1,"data":{"DEVICE_ID":"848"}}}',
-        '{"event":"message","data":{"timestamp":3,"data":{"DEVICE_ID":"848"}}}',
+        '{"event":"message","id":"e-1","data":{"timestamp":1,"data":{"DEVICE_ID":"848"}}}',
+        '{"event":"message","id":"e-3","data":{"timestamp":3,"data":{"DEVICE_ID":"848"}}}',
     ]
     assert [(m.sequence, m.device_id, m.received_ns) for m in hub.last_messages()] == [
         *((2, "other", 1_000_000_000_000), (3, DEVICE, 1_000_000_000_000)),
@@ -140,9 +159,9 @@ async def test_a_payload_without_a_timestamp_gets_the_time_it_was_received(
             ]
         )
     assert texts(outbox.kernel) == [
-        '{"event":"message","data":{"timestamp":"2024-12-11T10:30:00.000Z",'
+        '{"event":"message","id":"e-1","data":{"timestamp":"2024-12-11T10:30:00.000Z",'
         '"data":{"DEVICE_ID":848}}}',
-        '{"event":"message","data":{"timestamp":"2024-12-11T10:30:01.250Z",'
+        '{"event":"message","id":"e-2","data":{"timestamp":"2024-12-11T10:30:01.250Z",'
         '"data":{"DEVICE_ID":848}}}',
     ]
 
@@ -152,7 +171,7 @@ async def test_five_thousand_messages_in_one_batch_to_one_idle_client() -> None:
     with hub.open_stream([DEVICE], outbox, WEBSOCKET):
         await Ingest(hub).publish([nth(number) for number in range(5000)])
     assert timestamps(outbox) == list(range(5000))
-    assert hub.statistics().dropped == {Drop.BUFFER_FULL: 0, Drop.CLOSED: 0}
+    assert hub.statistics().dropped == dict.fromkeys(Drop, 0)
 
 
 # What is malformed
@@ -240,7 +259,8 @@ async def test_a_drop_is_told_as_the_contract_has_it(
     hub = make_hub(QueueLimits(messages=2))
     ingest = Ingest(hub)
     with hub.open_stream([DEVICE], FakeOutbox(appetite=0), WEBSOCKET):
-        await ingest.publish([nth(number) for number in range(5)])
+        await ingest.publish([nth(0)])  # what the kernel refuses of it is the outbox's
+        await ingest.publish([nth(number) for number in range(3)])
         await ingest.publish([nth(number) for number in range(3)])
         clock.now_ns += 1_000_000_000
         await ingest.publish([nth(1, "%s of another device")])
@@ -255,7 +275,9 @@ async def test_a_drop_is_told_as_the_contract_has_it(
 async def test_a_device_id_is_no_format(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     hub = make_hub(QueueLimits(messages=1))
     with hub.open_stream(["%s%d"], FakeOutbox(appetite=0), WEBSOCKET):
-        await Ingest(hub).publish([nth(number, "%s%d") for number in range(3)])
+        ingest = Ingest(hub)
+        await ingest.publish([nth(0, "%s%d")])
+        await ingest.publish([nth(number, "%s%d") for number in range(2)])
     assert [message for _, _, message in lines(caplog)] == [
         "Cola llena para device_id %s%d. Aplicando backpressure (mensaje descartado)"
     ]
@@ -297,7 +319,7 @@ class CostlyHub(Hub):
     """A hub in which publishing a message takes the time that `cost_ns` tells."""
 
     def __init__(self, clock: FakeClock, cost_ns: Callable[[Message], int]) -> None:
-        super().__init__(QueueLimits(), devices_limit=10)
+        super().__init__(epoch="e")
         self._clock = clock
         self._cost_ns = cost_ns
 
@@ -414,12 +436,130 @@ async def test_others_have_their_turn_while_a_batch_is_published(clock: FakeCloc
     assert seen[-1] >= 3
 
 
+# The loop
+
+
+@dataclass
+class FakeClient:
+    """Hands out batches, and tells how many messages it had to discard by then; then it
+    loses its connection."""
+
+    batches: list[list[MqttMessage]]
+    discarded: list[int] = field(default_factory=list)
+    discarded_messages: int = 0
+    taken: int = 0
+
+    @property
+    def messages(self) -> list[MqttMessage]:
+        """What waits."""
+        return [message for batch in self.batches for message in batch]
+
+    async def receive_batch(self) -> list[MqttMessage]:
+        await trio.lowlevel.checkpoint()
+        if not self.batches:
+            raise MqttError("gone")
+        if self.discarded:
+            self.discarded_messages += self.discarded.pop(0)
+        batch = self.batches.pop(0)
+        self.taken += len(batch)
+        return batch
+
+
+async def test_batches_are_published_until_the_connection_is_lost(clock: FakeClock) -> None:
+    hub, outbox = make_hub(), FakeOutbox()
+    ingest = Ingest(hub)
+    with hub.open_stream([DEVICE], outbox, WEBSOCKET):
+        for first in (1, 4):  # the connection comes back
+            client = FakeClient([[nth(first), nth(first + 1)], [nth(first + 2)]])
+            with pytest.raises(MqttError, match="gone"):
+                await ingest.consume(cast(Client, client))
+    assert received(outbox) == [(number, number) for number in range(1, 7)]
+    assert [message.sequence for message in hub.last_messages()] == [6]
+    assert ingest.batch_messages.buckets()[:2] == [("1", 2.0), ("2", 4.0)]
+
+
+async def test_what_a_client_still_holds_is_published_when_it_is_drained(clock: FakeClock) -> None:
+    hub, outbox = make_hub(), FakeOutbox()
+    client = FakeClient([[nth(1), nth(2)], [nth(3)]])
+    with hub.open_stream([DEVICE], outbox, WEBSOCKET):
+        await Ingest(hub).drain(cast(Client, client))
+        assert timestamps(outbox) == [1, 2, 3]
+        await Ingest(hub).drain(cast(Client, client))  # nothing is waited for
+    assert timestamps(outbox) == [1, 2, 3]
+
+
+async def test_sequences_go_on_from_a_life_that_was_restored(clock: FakeClock) -> None:
+    hub, outbox = make_hub(), FakeOutbox()
+    hub.restore(Position("e", 41), [], Losses({}, 0, -1), is_whole=True)
+    with hub.open_stream([DEVICE], outbox, WEBSOCKET):
+        await Ingest(hub).publish([nth(1), incoming(b""), nth(2)])
+    assert received(outbox) == [(42, 1), (43, 2)]
+
+
+# What the hand-over from MQTT lost
+
+
+async def test_a_loss_is_told_to_everybody_before_what_came_with_it(clock: FakeClock) -> None:
+    """PROTOCOL B4: a gap whose device nobody knows."""
+    hub, outboxes = make_hub(), [FakeOutbox(), FakeOutbox()]
+    client = FakeClient([[nth(1)], [nth(2), nth(3)], [nth(4)]], discarded=[0, 7, 0])
+    with (
+        hub.open_stream([DEVICE], outboxes[0], WEBSOCKET),
+        hub.open_stream(["another"], outboxes[1], WEBSOCKET),
+        pytest.raises(MqttError),
+    ):
+        await Ingest(hub).consume(cast(Client, client))
+    gap = '{"event":"gap","data":{"device_id":null,"dropped":7,"reason":"ingest"}}'
+    message = '{"event":"message","id":"e-%d","data":{"timestamp":%d,"data":{"DEVICE_ID":"848"}}}'
+    assert texts(outboxes[0].kernel) == [
+        message % (1, 1),
+        gap,
+        *(message % (number, number) for number in (2, 3, 4)),
+    ]
+    assert texts(outboxes[1].kernel) == [gap]
+
+
+async def test_a_resume_over_a_loss_is_partial_and_from_behind_it_is_whole(
+    clock: FakeClock,
+) -> None:
+    """Where among the messages of that batch they were lost nobody knows, so from behind it."""
+    hub = make_hub()
+    client = FakeClient([[nth(1)], [nth(2), nth(3)], [nth(4)]], discarded=[0, 7, 0])
+    with pytest.raises(MqttError):
+        await Ingest(hub).consume(cast(Client, client))
+    statuses = []
+    for sequence in range(1, 5):
+        outbox = FakeOutbox()
+        options = StreamOptions(last_event_id=f"e-{sequence}")
+        with hub.open_stream([DEVICE], outbox, WEBSOCKET, options) as stream:
+            stream.flush()
+        statuses.append(json.loads(texts(outbox.kernel)[0])["data"]["status"])
+    assert statuses == ["partial", "partial", "partial", "continued"]
+
+
+async def test_a_loss_in_a_later_connection_is_told_once(clock: FakeClock) -> None:
+    """The client counts over all of its connections."""
+    hub, outbox = make_hub(), FakeOutbox()
+    ingest = Ingest(hub)
+    client = FakeClient([[nth(1)]], discarded=[2])
+    with hub.open_stream(["another"], outbox, WEBSOCKET):
+        for _ in range(3):
+            with pytest.raises(MqttError):
+                await ingest.consume(cast(Client, client))
+            client.batches = [[nth(2)]]
+    assert texts(outbox.kernel) == [
+        '{"event":"gap","data":{"device_id":null,"dropped":2,"reason":"ingest"}}'
+    ]
+
+
 # Cancellation
 
 
 @pytest.mark.parametrize("appetite", [inf, 50, 0], ids=["idle", "behind", "refusing"])
-async def test_cancelled_anywhere_the_laws_hold(clock: FakeClock, appetite: float) -> None:
-    """What was published stays published, in order, and leaves with the next flush."""
+async def test_cancelled_anywhere_a_batch_is_published_whole(
+    clock: FakeClock, appetite: float
+) -> None:
+    """Nothing of it may be left out: the broker will not hand it over again."""
     batch = [nth(number, DEVICE if number % 2 else "9") for number in range(6)]
     hub: CostlyHub
     outboxes: list[CostlyOutbox]
@@ -433,54 +573,71 @@ async def test_cancelled_anywhere_the_laws_hold(clock: FakeClock, appetite: floa
             outbox.appetite = appetite
         streams = [hub.open_stream([DEVICE, "9"], outbox, WEBSOCKET) for outbox in outboxes]
         await Ingest(hub).publish(batch)
+        await trio.lowlevel.checkpoint()
 
     steps = []
     async for step in cancelled_everywhere(publish):
         steps.append(step)
         statistics = hub.statistics()
-        assert statistics.offered == 20 * statistics.published
+        assert (statistics.published, statistics.offered) == (6, 20 * 6)
         assert statistics.offered == (
             statistics.delivered + sum(statistics.dropped.values()) + statistics.waiting
         )
-        await Ingest(hub).publish([nth(100)])
         for outbox, stream in zip(outboxes, streams, strict=True):
+            if appetite == inf:
+                assert timestamps(outbox) == list(range(6))
             outbox.feed()
-            assert timestamps(outbox) == [*range(statistics.published), 100]
-            assert (outbox.writable, stream.queue.waiting) == (True, 0)
+            assert received(outbox) == [(number + 1, number) for number in range(6)]
+            assert (outbox.writable, stream.waiting) == (True, 0)
             stream.leave()
-        final = hub.statistics()
-        assert (final.delivered, final.waiting) == (20 * (statistics.published + 1), 0)
+        assert (hub.statistics().delivered, hub.statistics().waiting) == (20 * 6, 0)
     assert len(steps) >= 5
 
 
-# The loop
+@pytest.mark.parametrize("coalesce_ms", [0.0, 20.0])
+async def test_cancelled_anywhere_what_was_taken_is_published(
+    clock: FakeClock, coalesce_ms: float
+) -> None:
+    hub: Hub
+    client: FakeClient
+    outboxes: list[FakeOutbox]
+
+    async def consume() -> None:
+        nonlocal hub, client, outboxes
+        hub = CostlyHub(clock, lambda message: 600_000)
+        outboxes = [FakeOutbox() for _ in range(20)]
+        for outbox in outboxes:
+            hub.open_stream([DEVICE], outbox, WEBSOCKET)
+        client = FakeClient([[nth(3 * first + n) for n in range(3)] for first in range(4)])
+        with pytest.raises(MqttError):
+            await Ingest(hub, coalesce_ms=coalesce_ms).consume(cast(Client, client))
+
+    taken = []
+    async for _ in cancelled_everywhere(consume):
+        taken.append(client.taken)
+        assert hub.statistics().published == client.taken
+        for outbox in outboxes:
+            assert timestamps(outbox) == list(range(client.taken))
+    assert set(taken) == {0, 3, 6, 9, 12}
 
 
-class Batches(Protocol):
-    async def receive_batch(self) -> list[MqttMessage]: ...
+async def test_cancelled_anywhere_a_drain_leaves_nothing_half_done(clock: FakeClock) -> None:
+    client: FakeClient
+    outboxes: list[FakeOutbox]
 
+    async def drain() -> None:
+        nonlocal client, outboxes
+        hub = make_hub()
+        outboxes = [FakeOutbox() for _ in range(20)]
+        for outbox in outboxes:
+            hub.open_stream([DEVICE], outbox, WEBSOCKET)
+        client = FakeClient([[nth(0), nth(1)], [nth(2)], [nth(3)]])
+        await Ingest(hub, coalesce_ms=20.0).drain(cast(Client, client))
 
-@dataclass
-class FakeClient:
-    """Hands out batches, then loses its connection."""
-
-    batches: list[list[MqttMessage]]
-
-    async def receive_batch(self) -> list[MqttMessage]:
-        await trio.lowlevel.checkpoint()
-        if not self.batches:
-            raise MqttError("gone")
-        return self.batches.pop(0)
-
-
-async def test_batches_are_published_until_the_connection_is_lost(clock: FakeClock) -> None:
-    hub, outbox = make_hub(), FakeOutbox()
-    ingest = Ingest(hub)
-    with hub.open_stream([DEVICE], outbox, WEBSOCKET):
-        for first in (1, 4):  # the connection comes back
-            client: Batches = FakeClient([[nth(first), nth(first + 1)], [nth(first + 2)]])
-            with pytest.raises(MqttError, match="gone"):
-                await ingest.consume(cast(Client, client))
-    assert timestamps(outbox) == [1, 2, 3, 4, 5, 6]
-    assert [message.sequence for message in hub.last_messages()] == [6]
-    assert ingest.batch_messages.buckets()[:2] == [("1", 2.0), ("2", 4.0)]
+    taken = []
+    async for _ in cancelled_everywhere(drain):
+        taken.append(client.taken)
+        for outbox in outboxes:
+            assert timestamps(outbox) == list(range(client.taken))
+    assert set(taken) == {0, 2, 3}
+    assert [timestamps(outbox) for outbox in outboxes] == [[0, 1, 2, 3]] * 20

@@ -100,8 +100,11 @@ class Ingest:
 
         Cancellation: as `consume`.
         """
-        while len(client.messages):
-            await self._publish_from(client, await client.receive_batch())
+        try:
+            while len(client.messages):
+                await self._publish_from(client, await client.receive_batch())
+        finally:
+            await self._flush_held()  # noqa: ASYNC102  as above
 
     async def _publish_from(self, client: Client, batch: Sequence[MqttMessage]) -> None:
         lost = client.discarded_messages - self._lost
