@@ -17,7 +17,9 @@ from typing import Self
 DEADLINE_S = 20.0
 
 _CONNECT, _CONNACK, _PUBLISH, _PINGREQ, _PINGRESP = 0x10, 0x20, 0x30, 0xC0, 0xD0
+_PUBACK = 0x40
 _RETAIN = 0x01
+_QOS_1 = 0x02
 _CLEAN_SESSION = 0x02
 # Nobody lives that long without a word; iotcore refuses 0, which would mean "for ever".
 _KEEPALIVE_S = 255
@@ -58,6 +60,12 @@ class Publisher:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send one message with QoS 0."""
         self._send(_PUBLISH | (_RETAIN if retain else 0), _text(topic), payload)
+
+    def deliver(self, topic: str, payload: bytes) -> None:
+        """Send one message with QoS 1; return when the broker has acknowledged it."""
+        packet_id = b"\0\1"
+        self._send(_PUBLISH | _QOS_1, _text(topic), packet_id, payload)
+        self._expect(bytes((_PUBACK, 2)) + packet_id)
 
     def flush(self) -> None:
         """Return when the broker has taken in all that was published before."""
