@@ -391,6 +391,14 @@ async def test_a_burst_of_cheap_messages_does_not_make_a_dear_one_dearer(
     assert len(took_ns) <= sum(took_ns) // 1_000_000 + 2
 
 
+async def test_a_turn_of_flushing_is_as_long_as_it_may_be(clock: FakeClock) -> None:
+    """A checkpoint costs more than a flush: no more of them than the law asks for."""
+    took_ns, _ = await measure_turns(clock, [0], clients=400, write_ns=50_000)
+    assert sum(took_ns) == 400 * 50_000
+    assert max(took_ns) <= TURN_NS + 8 * 50_000
+    assert len(took_ns) <= sum(took_ns) // TURN_NS + 1
+
+
 async def test_others_have_their_turn_while_a_batch_is_published(clock: FakeClock) -> None:
     hub = CostlyHub(clock, lambda message: 1_000_000)
     outbox = FakeOutbox()
