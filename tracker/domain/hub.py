@@ -24,13 +24,15 @@ class HubStatistics:
     `published`: messages decoded and published, neither malformed nor retained;
     `streams`: open connections by transport; `delivered`, `dropped`, `waiting`: messages,
     summed over all streams that ever were; `events_left_out`: events that belong to no
-    device and found too many of their kind waiting.
+    device and found too many of their kind waiting; `devices_forgotten`: devices whose last
+    message made room for others'.
     """
 
     published: int
     subscriptions: int
     devices_watched: int
     devices_known: int
+    devices_forgotten: int
     streams: dict[str, int]
     opened: dict[str, int]
     closed: dict[CloseReason, int]
@@ -41,22 +43,36 @@ class HubStatistics:
     events_left_out: int
 
 
+#: How large the last messages of all devices may be together, in bytes of JSON: 64 KiB for
+#: each of 100,000 devices would be 6 GiB.
+LAST_LIMIT_BYTES = 128 * 1024 * 1024
+
+
 class Hub:
     """The fan-out, and the last known message of each device.
 
-    `devices_limit`: of how many devices the last message is kept; the ones that have been
-    silent longest are forgotten first.
+    `devices_limit`, `last_limit_bytes`: of how many devices the last message is kept, and
+    how many bytes of JSON they are; the longest silent are forgotten first.
     """
 
-    def __init__(self, limits: QueueLimits, *, devices_limit: int) -> None:
+    def __init__(
+        self,
+        limits: QueueLimits,
+        *,
+        devices_limit: int,
+        last_limit_bytes: int = LAST_LIMIT_BYTES,
+    ) -> None:
         self.notices = DropNotices()
         self._limits = limits
         self._devices_limit = devices_limit
+        self._last_limit_bytes = last_limit_bytes
         self._watchers: dict[str, dict[Stream, Subscription]] = {}
         #: A stream keeps its seat for life, so that periodic work can be spread over seats.
         self._seats: list[Stream | None] = []
         self._free_seats: list[int] = []
         self._last: dict[str, Message] = {}
+        self._last_bytes = 0
+        self._devices_forgotten = 0
         #: Messages that left the queues for the sockets.
         self.delivered = 0
         self._published = 0
@@ -145,15 +161,24 @@ class Hub:
         It is old news: no stream gets it, it is not counted as published, and it makes no
         other device forgotten.
         """
-        if message.device_id not in self._last and len(self._last) < self._devices_limit:
-            self._last[message.device_id] = message
+        if (
+            message.device_id not in self._last
+            and len(self._last) < self._devices_limit
+            and self._last_bytes + message.size_bytes <= self._last_limit_bytes
+        ):
+            self._remember(message)
 
     def _remember(self, message: Message) -> None:
         last = self._last
-        last.pop(message.device_id, None)  # so that the order is that of the last sign of life
+        # Out and in again, so that the order is that of the last sign of life.
+        known = last.pop(message.device_id, None)
+        if known is not None:
+            self._last_bytes -= known.size_bytes
         last[message.device_id] = message
-        if len(last) > self._devices_limit:
-            del last[next(iter(last))]
+        self._last_bytes += message.size_bytes
+        while len(last) > self._devices_limit or self._last_bytes > self._last_limit_bytes:
+            self._last_bytes -= last.pop(next(iter(last))).size_bytes
+            self._devices_forgotten += 1
 
     def last_messages(self) -> list[Message]:
         """The last known message of each device, the longest silent first."""
@@ -173,6 +198,7 @@ class Hub:
             subscriptions=self._subscriptions,
             devices_watched=len(self._watchers),
             devices_known=len(self._last),
+            devices_forgotten=self._devices_forgotten,
             streams=dict(self._streams),
             opened=dict(self._opened),
             closed=dict(self._closed),
