@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -24,6 +25,7 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute
 
 STEP_TIMEOUT_S = 10.0
 VISIT_TIMEOUT_S = 60.0
+WAIT_TIMEOUT_S = 20.0
 
 T = TypeVar("T")
 
@@ -47,11 +49,13 @@ async def in_browser(
     height_px: int = 800,
     color_scheme: Literal["light", "dark"] = "light",
     tolerate: str = "",
+    arguments: Sequence[str] = (),
 ) -> T:
     """Run `visit` with a fresh page of its own browser; return what it returns.
 
     `tolerate`: a regular expression for those console errors that the visit provokes, such as a
     refused connection, which no page can keep out of the console.
+    `arguments`: more of the browser's own.
 
     Raises: AssertionError: the page logged other errors. TooSlowError: after VISIT_TIMEOUT_S.
     Cancellation: the thread is left to end by the deadlines of its own steps.
@@ -60,7 +64,7 @@ async def in_browser(
 
     def run() -> tuple[T, list[str]]:
         faults: list[str] = []
-        with open_page(path, faults, width_px, height_px, color_scheme) as page:
+        with open_page(path, faults, width_px, height_px, color_scheme, arguments) as page:
             result = visit(page)
             # The violation events of what came last are still on their way.
             page.evaluate("() => new Promise((done) => setTimeout(done))")
@@ -80,6 +84,7 @@ def open_page(
     width_px: int,
     height_px: int,
     color_scheme: Literal["light", "dark"],
+    arguments: Sequence[str],
 ) -> Iterator[Page]:
     """A page that appends to `faults` what went wrong in it."""
 
@@ -91,7 +96,7 @@ def open_page(
         faults.append(f"thrown: {error}")
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
         try:
             page = browser.new_page(
                 viewport={"width": width_px, "height": height_px}, color_scheme=color_scheme
@@ -102,3 +107,11 @@ def open_page(
             yield page
         finally:
             browser.close()
+
+
+def wait_in(page: Page, is_so: Callable[[], bool]) -> None:
+    """Let a page go on until it is so. Raises: AssertionError when it does not come to that."""
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(5)

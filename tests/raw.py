@@ -48,7 +48,6 @@ class Wire:
     ) -> None:
         self._socket = socket.socket()
         self._buffer = bytearray()
-        self._is_over = False
         self._start()
         if receive_buffer_bytes is not None:
             # before the connect, or the window that was offered is larger
@@ -117,12 +116,8 @@ class Wire:
             ) from None
         except ConnectionResetError:
             return False
-        self._buffer += self._unwrap(data)
-        return bool(data) and not self._is_over
-
-    def _unwrap(self, data: bytes) -> bytes:
-        """The stream's own bytes in what the socket received."""
-        return data
+        self._buffer += data
+        return bool(data)
 
     def read_frame(self) -> tuple[int, bytes]:
         """One unmasked frame: its first byte, and its payload. RFC 6455 §5.2."""

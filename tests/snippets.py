@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-_FENCE = re.compile(r"^(?P<mark>`{3,}|~{3,})(?P<info>[^`]*)$")
+_FENCE = re.compile(r"^(?P<indent> *)(?P<mark>`{3,}|~{3,})(?P<info>[^`]*)$")
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)>\s]+)>?\)")
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
@@ -47,10 +47,10 @@ class Document:
 
     def _read(self) -> None:
         counts: Counter[str] = Counter()
-        fence: tuple[str, str, int, list[str]] | None = None
+        fence: tuple[str, str, str, int, list[str]] | None = None
         for number, line in enumerate(self.text.splitlines(), 1):
             if fence is not None:
-                mark, language, begun, lines = fence
+                indent, mark, language, begun, lines = fence
                 if line.strip() == mark:
                     place = f"{self.headings[-1]}/{language}"
                     counts[place] += 1
@@ -59,14 +59,14 @@ class Document:
                     self.fences[key] = Fence(key, language, text, begun)
                     fence = None
                 else:
-                    lines.append(line)
+                    lines.append(line.removeprefix(indent))
             elif match := _FENCE.match(line):
-                fence = (match["mark"], match["info"].strip(), number + 1, [])
+                fence = (match["indent"], match["mark"], match["info"].strip(), number + 1, [])
             else:
                 self.prose.append(line)
                 if match := _HEADING.match(line):
                     self.headings.append(match[2])
-        assert fence is None, f"{self.path}: the fence of line {fence[2] - 1} is never closed"
+        assert fence is None, f"{self.path}: the fence of line {fence[3] - 1} is never closed"
 
     def fence(self, key: str) -> str:
         """The text of a fence. Raises: KeyError when the file has no such fence."""

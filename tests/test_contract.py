@@ -13,7 +13,6 @@ import json
 import os
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.http2 import Http2Wire
+from tests.http2 import Http2Client, connect_tls, tls_context
 from tests.mosquitto import Mosquitto
 from tests.publisher import Publisher
 from tests.raw import (
@@ -288,10 +287,11 @@ def test_a1_the_topic_says_nothing_about_the_device(gateway: Serving, device: Pu
         assert_read(wire, WEBSOCKET.message(nested("in-payload", N=2)))
 
 
-def test_a1_both_transports_over_http2(
+async def test_a1_both_transports_over_http2(
     mosquitto: Mosquitto, device: Publisher, tmp_path: Path
 ) -> None:
     authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "server.key")
@@ -299,39 +299,45 @@ def test_a1_both_transports_over_http2(
         "TRACKER_HTTP__CERTFILE": str(tmp_path / "server.pem"),
         "TRACKER_HTTP__KEYFILE": str(tmp_path / "server.key"),
     }
-
-    def trust() -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        return context
-
-    data = nested("A", N="ñ")
-    with Serving(tmp_path, mosquitto.url, environment=environment, trust=trust()) as gateway:
+    trust = tls_context(str(tmp_path / "ca.pem"), "http/1.1")
+    data, last = nested("A", N="ñ"), nested("B")
+    protocol = (":protocol", "websocket")  # RFC 8441 §4
+    with Serving(tmp_path, mosquitto.url, environment=environment, trust=trust) as gateway:
         gateway.wait_ready()
-        with (
-            Http2Wire(gateway.port, "?device_ids=A,B", trust(), websocket=True) as websocket,
-            Http2Wire(gateway.port, "?device_ids=A,B", trust(), websocket=False) as sse,
-            Http2Wire(gateway.port, "", trust(), websocket=True) as refused,
-            Http2Wire(gateway.port, "", trust(), websocket=False) as rejected,
-        ):
+        wait_past_first_pings(gateway, clients=2)
+        tls = await connect_tls(gateway.port, tls_context(str(tmp_path / "ca.pem"), "h2"))
+        try:
+            client = Http2Client(tls)
+            await client.start()
+            # the 400 first: with it come the settings that allow what RFC 8441 adds
+            assert await client.answer(await client.request(STREAM)) == (400, NO_IDS)
+            refused = await client.open_websocket(STREAM, protocol)
+            websocket = await client.open_websocket(f"{STREAM}?device_ids=A,B", protocol)
+            sse = await client.request(f"{STREAM}?device_ids=A,B")
+            for stream_id in (refused, websocket, sse):
+                assert await client.wait_status(stream_id) == 200
+            assert "sec-websocket-extensions" not in client.headers[websocket]
+            assert client.headers[sse]["content-type"] == "text/event-stream"
             gateway.wait_subscribers(4)
-            device.publish(TOPIC, data)
-            assert websocket.headers[":status"] == "200"
-            assert "sec-websocket-extensions" not in websocket.headers
-            assert_read(websocket, text_frame(message_text(data)))
-            assert (sse.headers[":status"], sse.headers["content-type"]) == (
-                "200",
-                "text/event-stream",
-            )
-            assert_read(sse, message_event(data))
-            assert refused.headers[":status"] == "200"
-            assert_read(refused, text_frame(NO_IDS) + close_frame(1008))
-            assert (rejected.headers[":status"], rejected.headers["content-type"]) == (
-                "400",
-                "application/json",
-            )
-            assert rejected.read_to_end() == NO_IDS
+            for payload in (data, nested("C"), last):
+                device.publish(TOPIC, payload)
+            expected = {
+                refused: text_frame(NO_IDS) + close_frame(1008),
+                websocket: text_frame(message_text(data)) + text_frame(message_text(last)),
+                sse: message_event(data) + message_event(last),
+            }
+            for stream_id, wanted in expected.items():
+                received = client.data[stream_id]
+                await client.wait(partial(has_length, received, len(wanted)))
+                assert bytes(received) == wanted
+        finally:
+            tls.transport_stream.socket.close()
         gateway.wait_subscribers(0)
+
+
+def has_length(data: bytearray, size: int) -> bool:
+    """Whether so much has arrived."""
+    return len(data) >= size
 
 
 # A2: messages

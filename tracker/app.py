@@ -62,6 +62,10 @@ _RECONNECT_MS = (500, 5000)
 _NOTICE_INTERVAL_S = 1.0
 
 
+class StartError(Exception):
+    """The gateway cannot start as its settings have it; the text names the one at fault."""
+
+
 class Parts:
     """The parts of one gateway, wired; nothing runs yet.
 
@@ -180,10 +184,13 @@ async def serve_gateway(
 ) -> None:
     """Run a gateway; return when it was stopped in order. Started with the Gateway.
 
-    Raises: BindError; ValueError that names the setting at fault; whatever a part dies of.
+    Raises: BindError; StartError; whatever a part dies of.
     Cancellation: ends at once, clients see a bare end.
     """
-    parts = Parts(settings)
+    try:
+        parts = Parts(settings)
+    except ValueError as error:
+        raise StartError(str(error)) from error
     stop = trio.Event()
     files = raise_file_limit()
     server = Server(
@@ -291,12 +298,16 @@ def raise_file_limit() -> int:
     return hard
 
 
-async def wait_for_stop_signal() -> None:
+async def wait_for_stop_signal(
+    *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Wait for SIGTERM or SIGINT; a second one ends the process at once.
 
+    Started once a signal does nothing else any more.
     Cancellation: atomic; the signals are as they were.
     """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             break
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -304,18 +315,22 @@ async def wait_for_stop_signal() -> None:
 
 
 async def _serve_until_signal(settings: Settings) -> None:
+    stopping = trio.Event()
     async with trio.open_nursery() as nursery:
+        # First: whoever reads that we listen may send a signal.
+        await nursery.start(_set_on_signal, stopping)
         gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
         # What start-up made stays for good. A collector that does not count it collects in full
         # more often, so the cycles that connections leave behind never pile up to megabytes.
         gc.collect()
         gc.freeze()
-        nursery.start_soon(_stop_on_signal, gateway)
+        await stopping.wait()
+        gateway.stop()
 
 
-async def _stop_on_signal(gateway: Gateway) -> None:
-    await wait_for_stop_signal()
-    gateway.stop()
+async def _set_on_signal(stopping: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    await wait_for_stop_signal(task_status=task_status)
+    stopping.set()
 
 
 def run(settings: Settings) -> int:
@@ -324,7 +339,7 @@ def run(settings: Settings) -> int:
     with configure_logging(settings.log):
         try:
             trio.run(_serve_until_signal, settings)
-        except* (BindError, ValueError) as group:
+        except* (BindError, StartError) as group:
             exit_code = _FAILED
             for error in leaves(group):
                 log.critical("%s", error)

@@ -132,6 +132,11 @@ class Metrics(Collector):
         yield _gauge("tracker_subscriptions", "(connection, device) pairs", hub.subscriptions)
         yield _gauge("tracker_devices_watched", "Devices with a subscription", hub.devices_watched)
         yield _gauge("tracker_devices_known", "Devices with a last message", hub.devices_known)
+        yield _counter(
+            "tracker_devices_forgotten",
+            "Devices whose last message made room for others'",
+            hub.devices_forgotten,
+        )
         yield _labelled(
             GaugeMetricFamily("tracker_connections", "Open streams", labels=["transport"]),
             hub.streams,

@@ -10,8 +10,6 @@ import json
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from click.testing import CliRunner
 from playwright.sync_api import Page
 
 import tracker.app
-from tests.browser import in_browser
+from tests.browser import in_browser, wait_in
 from tests.docs.names import dotted_names, look_up
 from tests.fleet import Fleet, open_fleet
 from tests.mosquitto import Mosquitto, free_port
@@ -66,14 +64,6 @@ def shown(key: str, port: int) -> str:
     text = GUIDE.fence(key)
     assert text.count(SHOWN_ADDRESS) == 1
     return text.replace(SHOWN_ADDRESS, f"127.0.0.1:{port}")
-
-
-def wait_in(page: Page, is_so: Callable[[], bool]) -> None:
-    """Let a page go on until it is so."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(5)
 
 
 @pytest.mark.browser

@@ -124,6 +124,7 @@ NOTHING_YET = HubStatistics(
     subscriptions=0,
     devices_watched=0,
     devices_known=0,
+    devices_forgotten=0,
     streams={"websocket": 0, "sse": 0},
     opened={"websocket": 0, "sse": 0},
     closed=dict.fromkeys(CloseReason, 0),
@@ -178,6 +179,7 @@ def test_statistics_of_a_life() -> None:
             subscriptions=5,
             devices_watched=3,
             devices_known=3,
+            devices_forgotten=0,
             streams={"websocket": 1, "sse": 2},
             opened={"websocket": 1, "sse": 2},
             offered=18,
@@ -288,7 +290,40 @@ def test_the_longest_silent_is_forgotten_first() -> None:
     publish(hub, make_message(1, "1"), make_message(2, "2"), make_message(3, "1"))
     publish(hub, make_message(4, "3"))
     assert [message.sequence for message in hub.last_messages()] == [3, 4]
-    assert hub.statistics().devices_known == 2
+    statistics = hub.statistics()
+    assert (statistics.devices_known, statistics.devices_forgotten) == (2, 1)
+
+
+def test_the_last_messages_are_bounded_in_bytes_too() -> None:
+    hub = Hub(HubSettings(devices_limit=1000, last_limit_bytes=100))
+
+    def sized(sequence: int, device_id: str, size_bytes: int) -> Message:
+        return make_message(sequence, device_id, b"x" * size_bytes)
+
+    publish(hub, *(sized(number, str(number), 25) for number in range(4)))
+    known = [[message.sequence for message in hub.last_messages()]]
+    for message in (
+        sized(4, "0", 25),  # of the same size: nobody has to go
+        sized(5, "1", 26),  # the longest silent goes: 2
+        sized(6, "9", 70),  # 3 and 0
+        sized(7, "9", 10),
+        sized(8, "8", 64),
+        sized(10, "7", 100),
+    ):
+        publish(hub, message)
+        known.append([each.sequence for each in hub.last_messages()])
+    assert known == [
+        [0, 1, 2, 3],
+        [1, 2, 3, 4],
+        [3, 4, 5],
+        [5, 6],
+        [5, 7],
+        [5, 7, 8],
+        [10],
+    ]
+    hub.seed(sized(11, "6", 1))  # old news makes no room
+    assert [message.sequence for message in hub.last_messages()] == [10]
+    assert hub.statistics().devices_forgotten == 6
 
 
 def test_a_retained_message_is_old_news() -> None:
@@ -716,6 +751,7 @@ class HubMachine(RuleBasedStateMachine):
             subscriptions=sum(len(client.offered) for client in self.open),
             devices_watched=len({d for client in self.open for d in client.offered}),
             devices_known=len(self.known),
+            devices_forgotten=0,
             streams={name: names.count(name) for name in self.opened},
             opened=dict(self.opened),
             closed=self.closed_with,

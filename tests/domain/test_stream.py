@@ -335,6 +335,26 @@ def test_a_served_outbox_that_is_behind_is_held_to_both_bounds() -> None:
     assert (counters(stream), len(drops)) == ((11, 1, 7, 3), 7)
 
 
+def test_what_waits_for_its_task_and_what_was_refused() -> None:
+    outbox = ServedOutbox()
+    stream = open_stream(outbox)
+    seen = [stream.is_unserved]
+    stream.post(PING)
+    seen.append(stream.is_unserved)  # written: nothing waits in the queue
+    stream.post(PING)
+    seen.append(stream.is_unserved)
+    outbox.is_behind = True
+    seen.append(stream.is_unserved)
+    outbox.is_behind = False
+    outbox.serve()
+    seen.append(stream.is_unserved)
+    assert seen == [False, False, True, False, False]
+    refusing = open_stream(FakeOutbox(appetite=0))
+    refusing.post(PING)
+    refusing.post(PING)
+    assert not refusing.is_unserved
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=30))
 def test_a_served_outbox_gets_everything_in_order(bursts: list[int]) -> None:

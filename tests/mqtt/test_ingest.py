@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.domain.test_wire import texts
-from tests.fakes import FakeOutbox
+from tests.fakes import FakeOutbox, ServedOutbox
 from tests.mqtt.checkpoints import cancelled_everywhere
 from tracker.domain.errors import Malformed
 from tracker.domain.history import Losses
@@ -415,6 +415,14 @@ async def test_a_burst_of_cheap_messages_does_not_make_a_dear_one_dearer(
     assert len(took_ns) <= sum(took_ns) // 1_000_000 + 2
 
 
+async def test_a_turn_of_flushing_is_as_long_as_it_may_be(clock: FakeClock) -> None:
+    """A checkpoint costs more than a flush: no more of them than the law asks for."""
+    took_ns, _ = await measure_turns(clock, [0], clients=400, write_ns=50_000)
+    assert sum(took_ns) == 400 * 50_000
+    assert max(took_ns) <= TURN_NS + 8 * 50_000
+    assert len(took_ns) <= sum(took_ns) // TURN_NS + 1
+
+
 async def test_others_have_their_turn_while_a_batch_is_published(clock: FakeClock) -> None:
     hub = CostlyHub(clock, lambda message: 1_000_000)
     outbox = FakeOutbox()
@@ -550,6 +558,73 @@ async def test_a_loss_in_a_later_connection_is_told_once(clock: FakeClock) -> No
     assert texts(outbox.kernel) == [
         '{"event":"gap","data":{"device_id":null,"dropped":2,"reason":"ingest"}}'
     ]
+
+
+# Clients that another task serves
+
+
+async def publish_served(
+    clock: FakeClock, outbox: FakeOutbox, messages: int, serve: Callable[[], object]
+) -> int:
+    """Publish a batch in steps of 100 KB, while a task calls `serve` again and again.
+
+    Returns how many turns the ingest task took.
+    """
+    hub = CostlyHub(clock, lambda message: 10_000)
+    padding = b"x" * 1000
+
+    async def run() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            serve()
+
+    with hub.open_stream([DEVICE], outbox, WEBSOCKET):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            turns = Turns(clock, trio.lowlevel.current_task())
+            trio.lowlevel.add_instrument(turns)
+            await Ingest(hub).publish(
+                [
+                    incoming(
+                        b'{"timestamp":%d,"data":{"DEVICE_ID":848,"x":"%b"}}' % (number, padding)
+                    )
+                    for number in range(messages)
+                ]
+            )
+            trio.lowlevel.remove_instrument(turns)
+            nursery.cancel_scope.cancel()
+        while isinstance(outbox, ServedOutbox) and outbox.tail:
+            outbox.serve()
+    return len(turns.took_ns)
+
+
+async def test_a_burst_is_no_loss_where_another_task_sends(clock: FakeClock) -> None:
+    """PROTOCOL A4, over TLS and HTTP/2: its task gets its turns, and nobody has refused."""
+    outbox = ServedOutbox()
+    calls = 0
+
+    def serve() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            outbox.serve()
+
+    await publish_served(clock, outbox, 5000, serve)
+    assert timestamps(outbox) == list(range(5000))
+
+
+async def test_who_is_never_served_holds_up_nobody_for_long(clock: FakeClock) -> None:
+    outbox = ServedOutbox()
+    assert await publish_served(clock, outbox, 5000, lambda: None) <= 49 * 16
+    assert timestamps(outbox) == list(range(len(timestamps(outbox))))
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_who_refuses_holds_up_nobody(served: bool, clock: FakeClock) -> None:
+    outbox = ServedOutbox() if served else FakeOutbox(appetite=0)
+    if isinstance(outbox, ServedOutbox):
+        outbox.is_behind = True
+    assert await publish_served(clock, outbox, 5000, lambda: None) == 49
 
 
 # Cancellation

@@ -454,6 +454,25 @@ async def test_an_idle_connection_is_closed_and_one_with_a_stream_is_not(
     await streaming.wait(lambda: b'"N":1' in streaming.data[sse])
 
 
+async def test_stop_keepalive_ends_the_idle_and_the_others_behind_their_last_stream(
+    start: Start, connect: Connect
+) -> None:
+    gateway = await start()
+    idle, streaming = await connect(gateway), await connect(gateway)
+    await assert_serves(idle)
+    sse = await streaming.request(f"{STREAM}?device_ids=a")
+    await gateway.wait_streams(1)
+    await gateway.server.stop_keepalive()
+    await gateway.wait_connections(1)
+    (stream,) = gateway.parts.hub.streams()
+    stream.close(CloseReason.SHUTDOWN)
+    await streaming.wait(lambda: sse in streaming.ended)
+    await streaming.wait(lambda: streaming.terminated is not None)
+    await wait_cut(streaming)
+    with trio.fail_after(DEADLINE_S):
+        await gateway.server.wait_empty()
+
+
 # The parts
 
 

@@ -37,16 +37,23 @@ class Resume(Enum):
     RESET = "reset"
 
 
+#: How large the last messages of all devices may be together, in bytes of JSON: 64 KiB for
+#: each of 100,000 devices would be 6 GiB.
+LAST_LIMIT_BYTES = 128 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """`queue`, `history`: their bounds; `devices_limit`: of how many devices the last message
-    is kept, the longest silent go first; `overflow`, `latest_after`: see `Stream`; `ping_s`,
+    """`queue`, `history`: their bounds; `devices_limit`, `last_limit_bytes`: of how many
+    devices the last message is kept, and how many bytes of JSON they are, the longest silent
+    go first; `overflow`, `latest_after`: see `Stream`; `ping_s`,
     `version`: what `hello` tells.
     """
 
     queue: QueueLimits = field(default_factory=QueueLimits)
     history: HistoryLimits = field(default_factory=HistoryLimits)
     devices_limit: int = 100_000
+    last_limit_bytes: int = LAST_LIMIT_BYTES
     overflow: Overflow = Overflow.DROP_NEW
     latest_after: int = 0
     ping_s: float = 60.0
@@ -63,13 +70,15 @@ class HubStatistics:
     `published`: messages decoded and published, neither malformed nor retained; `streams`:
     open connections by transport; `offered`, `delivered`, `dropped`, `waiting`: messages,
     summed over all streams that ever were; `replayed`: messages sent from the history
-    beside them; `gaps`: how often a stream had no room, a run of drops counted as one.
+    beside them; `gaps`: how often a stream had no room, a run of drops counted as one;
+    `devices_forgotten`: devices whose last message made room for others'.
     """
 
     published: int
     subscriptions: int
     devices_watched: int
     devices_known: int
+    devices_forgotten: int
     streams: dict[str, int]
     opened: dict[str, int]
     closed: dict[CloseReason, int]
@@ -126,6 +135,8 @@ class Hub:
         #: Streams that have their own interval between `ping` events.
         self.pinged_apart: dict[Stream, None] = {}
         self._last: dict[str, Message] = {}
+        self._last_bytes = 0
+        self._devices_forgotten = 0
         self._published = 0
         self._publishes = 0
         self._offered = 0
@@ -419,15 +430,27 @@ class Hub:
         It is old news: no stream gets it, it is not counted as published, and it makes no
         other device forgotten.
         """
-        if message.device_id not in self._last and len(self._last) < self.settings.devices_limit:
-            self._last[message.device_id] = message
+        if (
+            message.device_id not in self._last
+            and len(self._last) < self.settings.devices_limit
+            and self._last_bytes + message.size_bytes <= self.settings.last_limit_bytes
+        ):
+            self._remember(message)
 
     def _remember(self, message: Message) -> None:
         last = self._last
-        last.pop(message.device_id, None)  # so that the order is that of the last sign of life
+        # Out and in again, so that the order is that of the last sign of life.
+        known = last.pop(message.device_id, None)
+        if known is not None:
+            self._last_bytes -= known.size_bytes
         last[message.device_id] = message
-        if len(last) > self.settings.devices_limit:
-            del last[next(iter(last))]
+        self._last_bytes += message.size_bytes
+        while (
+            len(last) > self.settings.devices_limit
+            or self._last_bytes > self.settings.last_limit_bytes
+        ):
+            self._last_bytes -= last.pop(next(iter(last))).size_bytes
+            self._devices_forgotten += 1
 
     def note_lost(self, messages: int) -> None:
         """Say to everybody that `messages` were lost before they came here, now."""
@@ -492,6 +515,7 @@ class Hub:
             subscriptions=self._subscriptions,
             devices_watched=len(self._watchers),
             devices_known=len(self._last),
+            devices_forgotten=self._devices_forgotten,
             streams=dict(self._streams),
             opened=dict(self._opened),
             closed=dict(self._closed),

@@ -496,6 +496,12 @@ class Stream:
 
     # How it ends
 
+    @property
+    def is_unserved(self) -> bool:
+        """Whether what waits has been refused by nobody: its task has not had its turn yet."""
+        outbox = self.outbox
+        return bool(self.queue) and not outbox.writable and not outbox.refusing
+
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
 

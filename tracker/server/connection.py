@@ -120,7 +120,8 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
-        return self._state is State.HEAD
+        is_http2_idle = self._state is State.HTTP2 and self._read_deadline < inf
+        return self._state is State.HEAD or is_http2_idle
 
     def cancel(self) -> None:
         """End the connection now. Idempotent."""
@@ -359,6 +360,8 @@ class Connection:
     def _on_updated(self, *, is_idle: bool) -> None:
         if self._state is State.HTTP2:
             self._enter(State.HTTP2, self._config.keep_alive_timeout if is_idle else inf)
+            if is_idle and self._context.terminated.is_set():
+                self._finish()  # Hypercorn has said that it takes no more: RFC 9113 §6.8
         elif is_idle and self._state is State.REQUEST:
             self._answered.set()
             self._answered = trio.Event()

@@ -31,8 +31,11 @@ def create_app(gateway: GatewayView) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def answer_error(error: HTTPException) -> Response:
+        code = error.code or 500
         path = websocket.path if has_websocket_context() else request.path
-        response = error_response(error.code or 500, f"{error.name}: {path}")
+        if has_websocket_context() and code >= 500:
+            await websocket.close(_INTERNAL_ERROR)  # Quart would close it as if all were well
+        response = error_response(code, f"{error.name}: {path}")
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value
