@@ -113,7 +113,7 @@ class Browser:
 
 def _entry(name: str, data: Any, event_id: str, heard_ms: float) -> Entry:
     if name == "cut":
-        return Entry("cut")
+        return Entry("cut", heard_s=heard_ms / 1000)
     if name == "state":
         return Entry("other", word=str(data))
     return to_entry(name, data, event_id if name == "message" else "", heard_ms / 1000)

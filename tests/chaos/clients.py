@@ -106,7 +106,7 @@ class Client:
             await trio.sleep(self._rng.uniform(0, 2 * _RETRY_S))
 
     async def _listen(self, peer: Peer) -> None:
-        self.account.entries.append(Entry("cut"))
+        self.account.entries.append(Entry("cut", heard_s=time.time()))
         transport = self._habits.transport
         if transport == "either":
             transport = self._rng.choice(("websocket", "sse"))

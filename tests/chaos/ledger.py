@@ -128,7 +128,10 @@ def audit(account: Account, published: Published) -> Balance:
     void = set(_void_gaps(account)) if account.knows_positions else set()
     spans = _told_spans(account)
     places = {device_id: _Place() for device_id in account.device_ids}
+    has_gap: set[str] = set()
     for at, entry in enumerate(account.entries):
+        if entry.kind == "gap":
+            has_gap.add(entry.device_id)
         if entry.kind != "message":
             continue
         place = places.get(entry.device_id)
@@ -142,7 +145,9 @@ def audit(account: Account, published: Published) -> Balance:
                 at,
                 f"{entry.device_id} {entry.number} after {place.number}: twice, or out of order",
             )
-        _check_hole(account, published, place, at, void, spans, balance)
+        if entry.number > place.number + 1 or entry.device_id in has_gap:
+            _check_hole(account, published, place, at, void, spans, balance)
+            has_gap.discard(entry.device_id)
         places[entry.device_id] = _Place(entry.number, at)
         balance.delivered += 1
     for device_id, place in places.items():
@@ -216,6 +221,10 @@ def _told_spans(account: Account) -> list[_Span]:
     for at, entry in enumerate(account.entries):
         if entry.kind == "upstream" and entry.word == "lost":
             lost_at = at if lost_at is None else lost_at
+        elif entry.kind == "cut" and lost_at is not None:
+            # Who comes back is told again, or that its resume is partial.
+            spans.append(_Span(lost_at, at, entry.heard_s + _CLOCK_S))
+            lost_at = None
         elif entry.kind == "upstream":
             first = at if lost_at is None else lost_at
             spans.append(_Span(first, at, entry.heard_s + _CLOCK_S))

@@ -54,12 +54,13 @@ BALANCED = {
         *messages(2, 3, 7, 8, 9),
     ],
     "an outage": [*messages(1, 2), upstream("lost", 3), upstream("back", 7), *messages(8, 9)],
-    "an outage that was told late": [
+    "an outage over a cut": [
         *messages(1),
         upstream("lost", 3),
         *messages(2),
         CUT,
-        resume("continued"),
+        resume("partial", 5),
+        upstream("lost", 5),
         upstream("back", 7),
         *messages(8, 9),
     ],
@@ -77,7 +78,10 @@ FAULTS = {
     "a gap too small": ([*messages(1), gap(1), *messages(4, 6, 7, 8, 9)], "1 undeclared"),
     "a gap too large": ([*messages(1), gap(2), *messages(3, 4, 6, 7, 8, 9)], "but gaps tell 2"),
     "twice": (messages(1, 2, 2), "the id e-2 after e-2"),
-    "out of order": ([*messages(1, 2), Entry("message", "A", 1, "e-3")], "A 1 after 2: twice, or out"),
+    "out of order": (
+        [*messages(1, 2), Entry("message", "A", 1, "e-3")],
+        "A 1 after 2: twice, or out",
+    ),
     "a stranger": ([Entry("message", "B", 1, "e-1")], "'B', not subscribed"),
     "an invention": ([Entry("message", "A", 77, "e-1")], "A 77, never published"),
     "the end is missing": (messages(1, 2, 3, 4), "A ends with 4"),
@@ -92,6 +96,10 @@ FAULTS = {
     ),
     "missing after an outage": (
         [*messages(1), upstream("lost", 2), upstream("back", 3), *messages(4, 6, 8, 9)],
+        "1 undeclared",
+    ),
+    "an outage that was over before the client came back": (
+        [*messages(1, 2), upstream("lost", 2), CUT, resume("continued"), *messages(4, 6, 7, 8, 9)],
         "1 undeclared",
     ),
     "a gap that the position had not passed": (
