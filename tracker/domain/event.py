@@ -10,12 +10,15 @@ from __future__ import annotations
 from typing import final
 
 import msgspec
+from msgspec import UNSET
 
-from tracker.domain import wire
+from tracker.domain import event_data, wire
 from tracker.domain.position import Position
 
 #: What a gap that still grows counts for in a queue's bytes.
 _GAP_BYTES = 100
+
+_encode = msgspec.json.encode
 
 
 class Event:
@@ -155,9 +158,7 @@ class Gap(Place):
     def seal(self) -> None:
         """Fix the count: the event leaves now."""
         self.is_sealed = True
-        self.data = msgspec.json.encode(
-            {"device_id": self.device_id, "dropped": self.dropped, "reason": self.reason}
-        )
+        self.data = _encode(event_data.Gap(self.device_id, self.dropped, self.reason))
 
     def unseal(self) -> None:
         """There was no room for it on the wire: it stays, and may grow."""
@@ -178,10 +179,10 @@ class _Nothing(Place):
 NOTHING: Event = _Nothing()
 FORGET: Event = _Forget()
 HEARTBEAT: Event = _Heartbeat()
-PING: Event = Event(b"ping", b'{"type":"keep-alive"}')
+PING: Event = Event(b"ping", _encode(event_data.Ping()))
 #: The gateway has lost, or regained, its MQTT broker. PROTOCOL B4.
-UPSTREAM_LOST: Event = Event(b"upstream", b'{"connected":false}')
-UPSTREAM_BACK: Event = Event(b"upstream", b'{"connected":true}')
+UPSTREAM_LOST: Event = Event(b"upstream", _encode(event_data.Upstream(connected=False)))
+UPSTREAM_BACK: Event = Event(b"upstream", _encode(event_data.Upstream(connected=True)))
 
 
 def error(message: str, ref: str | int | None = None) -> Event:
@@ -189,15 +190,12 @@ def error(message: str, ref: str | int | None = None) -> Event:
 
     `ref`: of the operation that it answers.
     """
-    value: dict[str, object] = {"message": message}
-    if ref is not None:
-        value["ref"] = ref
-    return _event(b"error", value)
+    return Event(b"error", _encode(event_data.Error(message, UNSET if ref is None else ref)))
 
 
 def reconnect(after_ms: int, reason: str) -> Event:
     """Ask the client to come back after `after_ms` milliseconds."""
-    return _Reconnect(after_ms, msgspec.json.encode({"after_ms": after_ms, "reason": reason}))
+    return _Reconnect(after_ms, _encode(event_data.Reconnect(after_ms, reason)))
 
 
 def position_mark(position: Position) -> Event:
@@ -207,32 +205,29 @@ def position_mark(position: Position) -> Event:
 
 def resume(status: str, missed: int | None, position: Position) -> Event:
     """The first event of a stream that was resumed. PROTOCOL B1."""
-    return _event(b"resume", {"status": status, "missed": missed, "position": str(position)})
+    return Event(b"resume", _encode(event_data.Resume(status, missed, str(position))))
 
 
 def hello(version: str, ping_s: float, buffer: int, position: Position) -> Event:
     """What the stream is like, for a client that asked."""
-    value = {"version": version, "ping_s": ping_s, "buffer": buffer, "position": str(position)}
-    return _event(b"hello", value)
+    return Event(b"hello", _encode(event_data.Hello(version, ping_s, buffer, str(position))))
 
 
 def closed(code: int, message: str) -> Event:
     """What a close frame says on WebSocket; SSE has no other way to say it."""
-    return _event(b"closed", {"code": code, "message": message})
+    return Event(b"closed", _encode(event_data.Closed(code, message)))
 
 
 def mode_changed(mode: str, reason: str) -> Event:
     """The gateway has changed how the stream deals with overflow."""
-    return _event(b"mode", {"mode": mode, "reason": reason})
+    return Event(b"mode", _encode(event_data.Mode(mode, reason)))
 
 
-def ack(operation: str, ref: object, **more: object) -> Event:
+def ack(operation: str, ref: str | int | None, position: Position | None) -> Event:
     """The answer to an operation that was carried out. PROTOCOL B3."""
-    value: dict[str, object] = {"op": operation}
-    if ref is not None:
-        value["ref"] = ref
-    return _event(b"ack", value | more)
-
-
-def _event(name: bytes, value: dict[str, object]) -> Event:
-    return Event(name, msgspec.json.encode(value))
+    value = event_data.Ack(
+        operation,
+        UNSET if ref is None else ref,
+        UNSET if position is None else str(position),
+    )
+    return Event(b"ack", _encode(value))

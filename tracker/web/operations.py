@@ -171,7 +171,4 @@ def _set_ping(stream: Stream, hub: Hub, ping_s: float | None, now_ns: int) -> No
 
 
 def _ack(name: str, ref: Ref, stream: Stream, hub: Hub) -> Event:
-    position = hub.position_of(stream)
-    if position is None:
-        return event.ack(name, ref)
-    return event.ack(name, ref, position=str(position))
+    return event.ack(name, ref, hub.position_of(stream))
