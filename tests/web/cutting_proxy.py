@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -45,11 +46,8 @@ class CuttingProxy:
     async def serve(self) -> AsyncIterator[None]:
         """Listen until the block ends."""
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(
-                lambda task_status: trio.serve_tcp(
-                    self._serve, 0, host="127.0.0.1", task_status=task_status
-                )
-            )
+            serve = partial(trio.serve_tcp, self._serve, 0, host="127.0.0.1")
+            listeners: list[trio.SocketListener] = await nursery.start(serve)
             self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
             yield
             nursery.cancel_scope.cancel()

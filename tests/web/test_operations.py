@@ -209,7 +209,7 @@ async def test_options_take_ids_away_and_give_them_back(nursery: trio.Nursery) -
 
 
 async def test_ping_may_be_asked_for_and_given_up(nursery: trio.Nursery) -> None:
-    gateway = await start(nursery)
+    gateway = await start_gateway(nursery, with_ticker=True)
     client = await open_socket(gateway, "A")
     (stream,) = gateway.parts.hub.streams()
     await client.ask({"op": "options", "ping": 5})

@@ -10,7 +10,7 @@ from tracker.web.answers import error_response
 from tracker.web.connections import add_connections
 from tracker.web.devices import add_devices
 from tracker.web.health import add_health
-from tracker.web.page import add_page
+from tracker.web.page import CLIENT_FILES, add_client, add_page
 from tracker.web.stream import add_stream
 from tracker.web.view import GatewayView
 
@@ -26,6 +26,7 @@ def create_app(gateway: GatewayView) -> QuartTrio:
     add_health(app, gateway)
     add_devices(app, gateway)
     add_connections(app, gateway)
+    add_client(app)
     if gateway.api.page:
         add_page(app)
 
@@ -47,7 +48,7 @@ def create_app(gateway: GatewayView) -> QuartTrio:
         @app.after_request
         async def allow_origin(response: Response) -> Response:
             origin = request.headers.get("Origin")
-            if request.path.startswith(_API):
+            if request.path.startswith(_API) or request.path[1:] in CLIENT_FILES:
                 response.headers.add("Vary", "Origin")
                 if origin is not None and ("*" in origins or origin in origins):
                     response.headers["Access-Control-Allow-Origin"] = origin

@@ -57,8 +57,8 @@ export declare class TrackerEvent<Data = unknown> extends Event {
   readonly lastEventId: string;
 }
 
-/** A message of a device, in the gateway's envelope. */
-export interface Message<Fields = Record<string, unknown>> {
+/** A message of a device, in the gateway's envelope; what a device sends is its own. */
+export interface Message<Fields = Record<string, any>> {
   timestamp: string;
   data: Fields;
 }

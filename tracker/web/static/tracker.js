@@ -158,9 +158,9 @@ export class Tracker extends EventTarget {
       link.openedMs = link.heardMs;
       this.#socketWorks ||= link.send;
       this.#covered = new Set(link.ids);
-      this.#settleSoon();
       this.#watch(link);
       this.#tell("live");
+      this.#settle();
     }
   }
 
@@ -229,7 +229,7 @@ async function openEvents(url, link) {
   link.close = () => end.abort();
   try {
     const { status, headers, body } = await fetch(url, { signal: end.signal, cache: "no-store" });
-    const isStream = headers.get("content-type")?.startsWith("text/event-stream");
+    const isStream = status === 200 && /^text\/event-stream/.test(headers.get("content-type"));
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
