@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,16 @@ def positive(
     if value is not None and not (math.isfinite(value) and value > 0):
         raise click.BadParameter(f"{value:g} is no number above 0.")
     return value
+
+
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Callback of an option: `15m`, `90s`, `1h`, or seconds; in seconds, if any."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|m|h|)", value.strip(), re.ASCII)
+    if match is None or not float(match[1]):
+        raise click.BadParameter(f"{value!r} is no duration; expected one such as 15m, 90s or 1h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 mqtt_url_option = click.option(
@@ -225,6 +236,19 @@ def demo(context: click.Context, speed: float, bind: str, log_level: str, log_fo
     help="Which devices, by their ids; may be repeated.",
 )
 @click.option("--raw", is_flag=True, help="Print each message as a line of JSON, as it was sent.")
+@click.option("--last", is_flag=True, help="First the last known message of each device.")
+@click.option(
+    "--track",
+    callback=duration,
+    metavar="15m",
+    help="First the messages of that time of each device.",
+)
+@click.option(
+    "--resume",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Go on from the position in FILE, if there is one, and keep it there.",
+)
 @click.option(
     "--count",
     type=click.IntRange(min=1),
@@ -247,6 +271,9 @@ def watch(
     url: str,
     devices: tuple[str, ...],
     raw: bool,
+    last: bool,
+    track: float | None,
+    resume: Path | None,
     count: int | None,
     seconds: float | None,
     give_up: float | None,
@@ -255,7 +282,13 @@ def watch(
     """Follow devices live, as a table in the terminal.
 
     URL is that of the gateway, or of its stream. Where stdout is no terminal, there is a line
-    for each message, and what happens to the connection is told on stderr.
+    for each message; what is missing, and what happens to the connection, is told on stderr.
+    After a cut it goes on where it was. With --raw, all that is no live message (gap, resume,
+    upstream, mode, snapshot, track) is a line {"event":…,"data":…}.
+
+    With --resume FILE it goes on where an earlier run of the same devices ended. --last and
+    --track count where there is nothing to go on from. A run that is killed may be followed by
+    one that repeats its last second.
 
     Exit code: 0 when it ended as asked, 1 without a connection or when the gateway refused, 2
     for what cannot be asked, 130 after Ctrl-C.
@@ -268,6 +301,9 @@ def watch(
         raw=raw,
         count=count,
         seconds_s=seconds,
+        bookmark_file=resume,
+        has_snapshot=last,
+        track_s=track or 0.0,
         give_up_s=give_up,
         ca_file=ca_file,
     )

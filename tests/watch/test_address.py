@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracker.watch.address import GatewayAddress, check_device_ids, parse_gateway
+from tracker.watch.address import GatewayAddress, check_device_ids, parse_gateway, split_query
 
 EXPECTED = (
     "; expected http://, https://, ws:// or wss://, then host[:port] and the path that it is "
@@ -92,6 +92,26 @@ def test_refusals_name_what_stood_there_and_hide_passwords(url: str, shown: str)
 )
 def test_the_target_of_a_stream(url: str, device_ids: tuple[str, ...], target: str) -> None:
     assert parse_gateway(url).stream_target(device_ids) == target
+
+
+def test_parameters_stand_before_the_ids() -> None:
+    target = parse_gateway("http://a?x=1").stream_target(("A",), {"hello": "1", "mode": "a b&c"})
+    assert target == "/api/v1/stream?x=1&hello=1&mode=a%20b%26c&device_ids=A"
+
+
+@pytest.mark.parametrize(
+    ("query", "device_ids", "parameters"),
+    [
+        ("", (), {}),
+        ("device_ids=,", (), {}),
+        ("device_ids=A,%20B%20,,A&device_ids=C&last=1", ("A", "B", "C"), {"last": "1"}),
+        ("ping=5&ping=6&token=a%26b&empty=", (), {"ping": "5", "token": "a&b", "empty": ""}),
+    ],
+)
+def test_the_query_of_a_pasted_url(
+    query: str, device_ids: tuple[str, ...], parameters: dict[str, str]
+) -> None:
+    assert split_query(query) == (device_ids, parameters)
 
 
 def test_device_ids_come_once_each() -> None:

@@ -100,9 +100,9 @@ async def test_the_gateway_refuses(nursery: trio.Nursery) -> None:
         "tracker watch: refused with HTTP status 404: Not Found: /elsewhere/api/v1/stream; "
         f"`tracker doctor {gateway.url}/elsewhere` finds out why\n"
     )
-    done = await run_watch(f"{gateway.url}/api/v1/stream?device_ids=,")
+    done = await run_watch(f"{gateway.url}/api/v1/stream?device_ids=A&last=2")
     assert done.returncode == 1
-    assert "Debe especificar al menos un device_id" in done.stderr.decode()
+    assert "(bad request): last: '2', expected 1 or 0\n" in done.stderr.decode()
     nursery.cancel_scope.cancel()
 
 

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.watch.message import Event, Message, UndecodableError, decode
+from tracker.watch.message import (
+    Event,
+    Gap,
+    Message,
+    ModeChanged,
+    Report,
+    Resume,
+    ResumeStatus,
+    Snapshot,
+    Track,
+    UndecodableError,
+    Upstream,
+    decode,
+)
 
 INNER = (
     '{"timestamp":"2024-12-11T10:30:00Z","data":'
@@ -33,7 +48,61 @@ def test_a_message_is_exact() -> None:
 
 def test_what_later_gateways_add_changes_nothing() -> None:
     later = decode(f'{{"event":"message","id":"7-1","data":{INNER},"more":[1]}}')
-    assert later == decode(f'{{"event":"message","data":{INNER}}}')
+    assert isinstance(later, Message)
+    assert later.id == "7-1"
+    assert msgspec.structs.replace(later, id="") == decode(f'{{"event":"message","data":{INNER}}}')
+
+
+@pytest.mark.parametrize("kind", [Snapshot, Track])
+def test_the_past_has_kinds_of_its_own(kind: type[Report]) -> None:
+    told = decode(f'{{"event":"{kind.__name__.lower()}","data":{INNER}}}')
+    assert type(told) is kind
+    assert told.text == INNER
+    assert told.device_id == "0848086072"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "event"),
+    [
+        (
+            "gap",
+            '{"device_id":"A","dropped":2,"reason":"buffer_full","more":1}',
+            {"kind": Gap, "device_id": "A", "dropped": 2, "reason": "buffer_full"},
+        ),
+        (
+            "gap",
+            '{"device_id":null,"dropped":9,"reason":"ingest"}',
+            {"kind": Gap, "device_id": None, "dropped": 9, "reason": "ingest"},
+        ),
+        (
+            "resume",
+            '{"status":"partial","missed":null,"position":"e-7"}',
+            {"kind": Resume, "status": ResumeStatus.PARTIAL, "missed": None, "position": "e-7"},
+        ),
+        ("upstream", '{"connected":false}', {"kind": Upstream, "connected": False}),
+        (
+            "mode",
+            '{"mode":"latest","reason":"too slow"}',
+            {"kind": ModeChanged, "mode": "latest", "reason": "too slow"},
+        ),
+        # not as we know it
+        ("gap", '{"device_id":"A","dropped":-1}', {"kind": Event}),
+        ("resume", '{"status":"mostly"}', {"kind": Event}),
+        ("upstream", "[]", {"kind": Event}),
+        ("mode", "{}", {"kind": Event}),
+    ],
+)
+def test_events_have_types(name: str, text: str, event: dict[str, Any]) -> None:
+    kind = event.pop("kind")
+    expected = kind(name=name, data=msgspec.json.decode(text), text=text, **event)
+    assert decode(f'{{"event":"{name}","data":{text}}}') == expected
+
+
+def test_keys_of_ours_are_not_taken_from_the_data() -> None:
+    text = '{"connected":true,"name":"x","text":"y","data":"z"}'
+    assert decode(f'{{"event":"upstream","data":{text}}}') == Upstream(
+        name="upstream", data=msgspec.json.decode(text), text=text, connected=True
+    )
 
 
 def test_an_id_may_be_a_number_and_a_timestamp_anything() -> None:

@@ -36,7 +36,9 @@ async def test_messages_come_as_the_device_sent_them(nursery: trio.Nursery) -> N
         async with open_stream(gateway.url, ["A", "ü"]) as stream:
             await gateway.wait_streams(1)
             await gateway.publish_payloads([PAYLOAD])
-            assert await anext(stream) == Message(
+            message = await anext(stream)
+            assert message == Message(
+                id=stream.position,
                 device_id="A",
                 timestamp="2024-12-11T10:30:00Z",
                 data={"DEVICE_ID": "A", "N": 1.1, "BIG": 123456789012345678901234567890},
@@ -74,11 +76,11 @@ async def test_a_burst_through_a_small_buffer_comes_whole(nursery: trio.Nursery)
 async def test_the_gateway_says_what_it_refuses(nursery: trio.Nursery) -> None:
     gateway = await start_gateway(nursery)
     with trio.fail_after(DEADLINE_S):
-        async with open_stream(f"{gateway.url}/api/v1/stream?device_ids=,") as stream:
+        async with open_stream(gateway.url, ["A"], mode="latest", max_rate=-1) as stream:
             with pytest.raises(InvalidRequestError) as caught:
                 await anext(stream)
     assert caught.value.code == 1008
-    assert caught.value.message == "Debe especificar al menos un device_id en los query params"
+    assert caught.value.message == "max_rate: -1, expected 0.001 to 1000 messages a second"
     nursery.cancel_scope.cancel()
 
 

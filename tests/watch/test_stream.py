@@ -26,6 +26,7 @@ from tracker.watch import (
     ClosedError,
     Event,
     ForbiddenError,
+    Gap,
     GaveUpError,
     HandshakeError,
     InvalidRequestError,
@@ -39,6 +40,7 @@ from tracker.watch import (
     UnreachableError,
     open_stream,
 )
+from tracker.watch.intake import Intake
 
 PING = '{"event":"ping","data":{"type":"keep-alive"}}'
 ENDLESS_SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -84,7 +86,9 @@ async def test_messages_come_in_order_and_pings_do_not(
             reconnects=0,
             failed_attempts=0,
             messages=3,
+            past=0,
             events=0,
+            lost=0,
             pings=1,
             undecodable=1,
             unread=0,
@@ -92,7 +96,7 @@ async def test_messages_come_in_order_and_pings_do_not(
             next_attempt_in_s=None,
         )
     assert got == [message("A"), message("B"), message("A", 2)]
-    assert gateway.targets == ["/api/v1/stream?device_ids=A,B"]
+    assert gateway.targets == ["/api/v1/stream?hello=1&ping=20&device_ids=A,B"]
 
 
 async def test_events_stand_where_they_came(
@@ -105,7 +109,13 @@ async def test_events_stand_where_they_came(
         got = [await anext(events) for _ in range(3)]
     assert got == [
         message("A"),
-        Event(name="gap", data={"device_id": "A", "dropped": 2}, text=gap[22:-1]),
+        Gap(
+            name="gap",
+            data={"device_id": "A", "dropped": 2},
+            text=gap[22:-1],
+            device_id="A",
+            dropped=2,
+        ),
         message("B"),
     ]
 
@@ -582,10 +592,10 @@ async def test_cancelled_next_takes_nothing(
 async def test_a_fault_of_ours_comes_out_of_the_block(
     autojump_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(stream: Stream, text: str) -> None:
+    def broken(intake: Intake, text: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Stream, "_decode", broken)
+    monkeypatch.setattr(Intake, "take", broken)
     gateway = FakeGateway(nursery, sends(message_text("A")))
     with pytest.RaisesGroup(ZeroDivisionError):
         async with opened(gateway) as stream:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tracker.terminal.text import cells
 from tracker.watch.fleet import Row
-from tracker.watch.stream import State, StreamStatistics
+from tracker.watch.keeper import State, StreamStatistics
 from tracker.watch.table import age, rate, render
 
 LIVE = StreamStatistics(
@@ -20,7 +20,9 @@ LIVE = StreamStatistics(
     reconnects=2,
     failed_attempts=1,
     messages=10,
+    past=0,
     events=0,
+    lost=0,
     pings=0,
     undecodable=0,
     unread=0,

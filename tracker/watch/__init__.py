@@ -8,13 +8,26 @@ from tracker.watch.errors import (
     GaveUpError,
     HandshakeError,
     InvalidRequestError,
+    RefusedError,
     StalledError,
     StreamError,
     TokenError,
     UnreachableError,
 )
-from tracker.watch.message import Event, Message
-from tracker.watch.stream import Events, State, Stream, StreamStatistics, open_stream
+from tracker.watch.keeper import State, StreamStatistics
+from tracker.watch.message import (
+    Event,
+    Gap,
+    Message,
+    ModeChanged,
+    Report,
+    Resume,
+    ResumeStatus,
+    Snapshot,
+    Track,
+    Upstream,
+)
+from tracker.watch.stream import Events, Stream, open_stream
 from tracker.watch.timing import Timing
 
 __all__ = [
@@ -22,10 +35,17 @@ __all__ = [
     "Event",
     "Events",
     "ForbiddenError",
+    "Gap",
     "GaveUpError",
     "HandshakeError",
     "InvalidRequestError",
     "Message",
+    "ModeChanged",
+    "RefusedError",
+    "Report",
+    "Resume",
+    "ResumeStatus",
+    "Snapshot",
     "StalledError",
     "State",
     "Stream",
@@ -33,7 +53,9 @@ __all__ = [
     "StreamStatistics",
     "Timing",
     "TokenError",
+    "Track",
     "UnreachableError",
+    "Upstream",
     "open_stream",
 ]
 

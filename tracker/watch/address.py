@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
-from collections.abc import Iterable
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 STREAM_PATH = "/api/v1/stream"
 DEVICE_ID_LIMIT_CHARS = 128  # the gateway refuses a longer one
@@ -42,10 +43,15 @@ class GatewayAddress:
         is_usual = self.port == _PORTS["https" if self.is_tls else "http"]
         return host if is_usual else f"{host}:{self.port}"
 
-    def stream_target(self, device_ids: Iterable[str] = ()) -> str:
-        """The request target of the stream of these devices, beside those in `query`."""
+    def stream_target(
+        self,
+        device_ids: Iterable[str] = (),
+        parameters: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """The request target of the stream of these devices, beside what stands in `query`."""
         ids = ",".join(quote(device_id, safe="") for device_id in device_ids)
-        queries = (self.query, f"device_ids={ids}" if ids else "")
+        more = urlencode(parameters, quote_via=quote)
+        queries = (self.query, more, f"device_ids={ids}" if ids else "")
         query = "&".join(filter(None, queries))
         return f"{self.prefix}{STREAM_PATH}" + (f"?{query}" if query else "")
 
@@ -86,6 +92,21 @@ def parse_gateway(url: str) -> GatewayAddress:
         query=parts.query,
         authorization=authorization,
     )
+
+
+def split_query(query: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The device ids in the query of a stream's URL, and its other parameters.
+
+    Of a parameter that comes twice the first counts, as it does for the gateway.
+    """
+    device_ids: list[str] = []
+    parameters: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "device_ids":
+            device_ids += filter(None, (item.strip() for item in value.split(",")))
+        else:
+            parameters.setdefault(name, value)
+    return tuple(dict.fromkeys(device_ids)), parameters
 
 
 def check_device_ids(device_ids: Iterable[str]) -> tuple[str, ...]:

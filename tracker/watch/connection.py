@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import h11
 import trio
@@ -12,7 +13,7 @@ from wsproto.utilities import ProtocolError
 
 from tracker.watch.address import GatewayAddress
 from tracker.watch.dial import Dial
-from tracker.watch.errors import HandshakeError, UnreachableError, closed_error
+from tracker.watch.errors import ClosedError, HandshakeError, UnreachableError, closed_error
 from tracker.watch.gate import Gate
 from tracker.watch.nursery import open_plain_nursery
 
@@ -40,10 +41,17 @@ class Connection:
         try:
             return await self._websocket.get_message()
         except ConnectionClosed as closed:
-            reason = closed.reason
-            code = _ABNORMAL if reason is None else int(reason.code)
-            message = (reason.reason if reason is not None else None) or ""
-            raise closed_error(code, message) from None
+            raise _to_error(closed) from None
+
+    async def send(self, text: str) -> None:
+        """Send one text message.
+
+        Raises: as `receive`. Cancellation: the connection is of no use any more.
+        """
+        try:
+            await self._websocket.send_message(text)
+        except ConnectionClosed as closed:
+            raise _to_error(closed) from None
 
 
 @asynccontextmanager
@@ -52,12 +60,14 @@ async def open_connection(
     device_ids: Iterable[str],
     *,
     dial: Dial,
+    parameters: Mapping[str, str] = MappingProxyType({}),
     headers: Iterable[tuple[str, str]] = (),
     connect_s: float,
 ) -> AsyncIterator[Connection]:
     """Connect, do the WebSocket handshake, and say goodbye at the end of the block.
 
-    `connect_s`: how long connecting and handshake may take together, in seconds.
+    `parameters`: of the stream's URL, beside the devices. `connect_s`: how long connecting and
+    handshake may take together, in seconds.
 
     Raises: UnreachableError, HandshakeError.
     Cancellation: the connection is cut; no goodbye is waited for.
@@ -72,11 +82,12 @@ async def open_connection(
             f"{connect_s:g} s"
         ) from None
     gate = Gate(stream)
+    target = address.stream_target(device_ids, parameters)
     async with open_plain_nursery() as nursery:
         try:
             reader: trio.Nursery = await nursery.start(_run_reader, gate)
             with trio.move_on_at(deadline_s) as shaking:
-                websocket = await _shake_hands(reader, gate, address, device_ids, headers)
+                websocket = await _shake_hands(reader, gate, address, target, headers)
             if shaking.cancelled_caught:
                 raise HandshakeError(f"no answer to the WebSocket handshake in {connect_s:g} s")
             try:
@@ -110,7 +121,7 @@ async def _shake_hands(
     reader: trio.Nursery,
     gate: Gate,
     address: GatewayAddress,
-    device_ids: Iterable[str],
+    target: str,
     headers: Iterable[tuple[str, str]],
 ) -> WebSocketConnection:
     all_headers = [(name.encode(), value.encode()) for name, value in headers]
@@ -123,7 +134,7 @@ async def _shake_hands(
             reader,
             gate,  # type: ignore[arg-type]  # it asks no more of it than of any stream
             address.host_header,
-            address.stream_target(device_ids),
+            target,
             extra_headers=all_headers,
             max_message_size=MESSAGE_LIMIT_BYTES,
             receive_buffer_size=_READ_BYTES,
@@ -132,6 +143,13 @@ async def _shake_hands(
     if websocket is None:
         raise gate.refusal or HandshakeError("no valid answer to the WebSocket handshake")
     return websocket
+
+
+def _to_error(closed: ConnectionClosed) -> ClosedError:
+    reason = closed.reason
+    if reason is None:
+        return closed_error(_ABNORMAL, "")
+    return closed_error(int(reason.code), reason.reason or "")
 
 
 async def _cancel_at_end(gate: Gate, scope: trio.CancelScope) -> None:

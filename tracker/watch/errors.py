@@ -90,6 +90,10 @@ class StalledError(StreamError):
     """The connection is silent for longer than keep-alives allow: taken for dead."""
 
 
+class RefusedError(StreamError):
+    """The gateway refused to add or take away devices. The text says why; the stream goes on."""
+
+
 class GaveUpError(StreamError):
     """There was no connection for as long as the caller wanted to wait for one.
 

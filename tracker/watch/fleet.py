@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from tracker.watch.message import Message
+from tracker.watch.message import Message, Report
 
 #: Rates are those of the last minute.
 RATE_WINDOW_S = 60.0
@@ -48,18 +48,23 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """A device at one moment; what it did not tell is None. `speed` is in the device's unit."""
+    """A device at one moment; what it did not tell is None. `speed` is in the device's unit.
+
+    `lost`: messages that gaps told of.
+    """
 
     device_id: str
     age_s: float | None = None
     speed: float | None = None
     position: tuple[float, float] | None = None
     per_s: float = 0.0
+    lost: int = 0
 
 
 class _Device:
     def __init__(self) -> None:
-        self.last: Message | None = None
+        self.last: Report | None = None
+        self.lost = 0
         self.received_s = 0.0
         self.rate = Rate()
 
@@ -79,6 +84,17 @@ class Fleet:
         device.rate.note(now_s)
         self._rate.note(now_s)
 
+    def note_past(self, report: Report, received_s: float) -> None:
+        """What a device said before we came, at about `received_s`."""
+        device = self._devices.setdefault(report.device_id, _Device())
+        if device.last is None or received_s >= device.received_s:
+            device.last = report
+            device.received_s = received_s
+
+    def note_lost(self, device_id: str, messages: int) -> None:
+        """Messages of a device were lost."""
+        self._devices.setdefault(device_id, _Device()).lost += messages
+
     def per_s(self, now_s: float) -> float:
         """Messages a second, of all devices."""
         return self._rate.per_s(now_s)
@@ -91,7 +107,7 @@ class Fleet:
 def _row(device_id: str, device: _Device, now_s: float) -> Row:
     message = device.last
     if message is None:
-        return Row(device_id)
+        return Row(device_id, lost=device.lost)
     lat, lon = number(message.data.get("LAT")), number(message.data.get("LON"))
     return Row(
         device_id=device_id,
@@ -99,6 +115,7 @@ def _row(device_id: str, device: _Device, now_s: float) -> Row:
         speed=number(message.data.get("SPEED")),
         position=None if lat is None or lon is None else (lat, lon),
         per_s=device.rate.per_s(now_s),
+        lost=device.lost,
     )
 
 

@@ -6,40 +6,35 @@ speed. Device and age stay.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from tracker.terminal.text import cells, cut, left, printable, right
+from tracker.terminal.columns import Column, Elastic, lay_out
+from tracker.terminal.text import cells, cut, printable
 from tracker.watch.fleet import Row
-from tracker.watch.stream import State, StreamStatistics
+from tracker.watch.keeper import State, StreamStatistics
 
 #: PROTOCOL A2: on a stream that lives a ping comes every 60 s; a device may be silent for long.
 STALE_S = 60.0
 
 _GAP = "  "
-_DEVICE_MIN_CELLS = 8
-_DEVICE_MAX_CELLS = 32
 #: So much of an id is worth more than another column: an IMEI has 15 digits, a UUID is too long.
-_DEVICE_WANTED_CELLS = 20
+_ELASTIC = Elastic(min_cells=8, wanted_cells=20, max_cells=32)
 _NONE = "-"
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Column:
-    title: str
-    text: Callable[[Row], str]
-    #: The lowest goes first when there is no room; None stays.
-    rank: int | None
-    min_cells: int
-
-
-_COLUMNS = (
-    _Column("AGE", lambda row: age(row.age_s), None, 6),
-    _Column("SPEED", lambda row: _speed(row.speed), 3, 6),
-    _Column("POSITION", lambda row: position(row.position), 2, 20),
-    _Column("RATE", lambda row: rate(row.per_s), 1, 8),
+_DEVICE: Column[Row] = Column("DEVICE", lambda row: printable(row.device_id), is_left=True)
+_COLUMNS: tuple[Column[Row], ...] = (
+    _DEVICE,
+    Column("AGE", lambda row: age(row.age_s), min_cells=6),
+    Column("SPEED", lambda row: _speed(row.speed), 3, min_cells=6),
+    Column("POSITION", lambda row: position(row.position), 2, min_cells=20),
+    Column("RATE", lambda row: rate(row.per_s), 1, min_cells=8),
+)
+#: There only when something was lost.
+_LOST: Column[Row] = Column(
+    "LOST", lambda row: str(row.lost) if row.lost else _NONE, 4, min_cells=6
 )
 
 
@@ -76,17 +71,22 @@ def render(
     title: str,
     statistics: StreamStatistics,
     per_s: float,
+    notice: str = "",
     columns: int,
     lines: int,
     colours: bool,
 ) -> list[str]:
-    """The frame: at most `lines` lines of at most `columns` columns each."""
+    """The frame: at most `lines` lines of at most `columns` columns each.
+
+    `notice`: what the gateway told last, if it still matters.
+    """
     paint = _paint if colours else _plain
     status, colour = _status(statistics)
     counts = _GAP.join(
         (
             rate(per_s) if per_s else "0/s",
             _plural(statistics.reconnects, "reconnect"),
+            *([f"{statistics.lost} lost"] if statistics.lost else []),
             _plural(len(rows), "device"),
             printable(title),
         )
@@ -95,52 +95,23 @@ def render(
     frame = [paint(status, colour) + cut(f"{_GAP}{counts}", columns - cells(status))]
     if statistics.problem:
         frame.append(paint(cut(printable(statistics.problem), columns), _YELLOW))
+    if notice:
+        frame.append(paint(cut(printable(notice), columns), _YELLOW))
     frame.append("")
-    frame += _table(rows, columns, lines - len(frame), paint)
+    header, table, rest = lay_out(
+        rows,
+        (*_COLUMNS, _LOST) if any(row.lost for row in rows) else _COLUMNS,
+        elastic=(_DEVICE, _ELASTIC),
+        width=columns,
+        lines=lines - len(frame),
+    )
+    frame.append(paint(header, _BOLD))
+    for row, line in zip(rows, table, strict=False):
+        is_stale = row.age_s is None or row.age_s > STALE_S
+        frame.append(paint(line, _DIM) if is_stale else line)
+    if rest:
+        frame.append(paint(rest, _DIM))
     return frame[:lines]
-
-
-def _table(
-    rows: Sequence[Row], columns: int, lines: int, paint: Callable[[str, str], str]
-) -> list[str]:
-    ids = [printable(row.device_id) for row in rows]
-    shown = list(_COLUMNS)
-    texts = {column: [column.text(row) for row in rows] for column in shown}
-    widths = {
-        column: max([column.min_cells, len(column.title), *map(len, texts[column])])
-        for column in shown
-    }
-    longest_id = max([_DEVICE_MIN_CELLS, *map(cells, ids)])
-
-    def room() -> int:
-        return columns - sum(widths[column] + len(_GAP) for column in shown)
-
-    while room() < min(longest_id, _DEVICE_WANTED_CELLS):
-        ranked = [column for column in shown if column.rank is not None]
-        if not ranked:
-            break
-        shown.remove(min(ranked, key=lambda column: column.rank or 0))
-    id_cells = max(1, min(longest_id, _DEVICE_MAX_CELLS, room()))
-
-    header = [left("DEVICE", id_cells), *(right(one.title, widths[one]) for one in shown)]
-    table = [paint(cut(_GAP.join(header), columns), _BOLD)]
-    is_all = len(rows) <= lines - 1
-    count = len(rows) if is_all else max(0, lines - 2)
-    for index in range(count):
-        line = cut(
-            _GAP.join(
-                [
-                    left(ids[index], id_cells),
-                    *(right(texts[one][index], widths[one]) for one in shown),
-                ]
-            ),
-            columns,
-        )
-        age_s = rows[index].age_s
-        table.append(paint(line, _DIM) if age_s is None or age_s > STALE_S else line)
-    if not is_all:
-        table.append(paint(cut(f"… and {len(rows) - count} more", columns), _DIM))
-    return table
 
 
 def _status(statistics: StreamStatistics) -> tuple[str, str]:

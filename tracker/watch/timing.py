@@ -7,23 +7,27 @@ import random
 
 import msgspec
 
-#: PROTOCOL A2: the gateway says something at least this often.
+#: PROTOCOL A2: a gateway says something at least this often, unless it said how often.
 KEEPALIVE_S = 60.0
+#: So many keep-alives may fail to come.
+STALL_PERIODS = 2.5
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stream waits, in seconds.
 
     `connect_s`: for one attempt to connect.
-    `stall_s`: for any message of the gateway, before the connection is taken for dead. Only
-    time in which we were reading counts.
+    `ping_s`: between keep-alives, which the gateway is asked for.
+    `stall_s`: for any message of the gateway, before the connection is taken for dead; None is
+    2.5 of the gateway's keep-alives. Only time in which we were reading counts.
     `backoff_min_s`, `backoff_max_s`: bounds of the pauses between attempts.
     `give_up_first_s`: for the very first connection; 0 is one attempt.
     `give_up_s`: for a connection that was lost to come back.
     """
 
     connect_s: float = 10.0
-    stall_s: float = 2.5 * KEEPALIVE_S
+    ping_s: float = 20.0
+    stall_s: float | None = None
     backoff_min_s: float = 0.5
     backoff_max_s: float = 30.0
     give_up_first_s: float = math.inf
