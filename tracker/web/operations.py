@@ -77,8 +77,9 @@ class Ping(Struct, forbid_unknown_fields=True, tag_field="op", tag="ping"):
 Operation = Subscribe | Unsubscribe | Options | Auth | Ping
 
 
-_TYPES: tuple[type[Struct], ...] = (Subscribe, Unsubscribe, Options, Auth, Ping)
-_NAMES = [str(each.__struct_config__.tag) for each in _TYPES]
+#: Of every operation.
+TYPES: tuple[type[Struct], ...] = (Subscribe, Unsubscribe, Options, Auth, Ping)
+_NAMES = [str(each.__struct_config__.tag) for each in TYPES]
 
 
 class _Named(Struct):
