@@ -42,12 +42,25 @@ class Fleet:
         self._published += 1
         await _wait(self._has_taken_all)
 
+    async def flood(self, topic: str, payloads: list[str]) -> None:
+        """Publish many as fast as the broker takes them; returns as `publish`."""
+        for payload in payloads:
+            await self._device.publish(topic, payload)
+        self._published += len(payloads)
+        await _wait(self._has_taken_all)
+
     async def _has_taken_all(self) -> bool:
         return await self.metric("tracker_mqtt_messages_total") >= self._published
 
-    async def connect(self, port: int | None = None, *, tls: ssl.SSLContext | None = None) -> Peer:
+    async def connect(
+        self,
+        port: int | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        receive_buffer_bytes: int | None = None,
+    ) -> Peer:
         """A new connection, to a proxy on `port` or to the gateway; it ends with the fleet."""
-        peer = await connect(port or self.port)
+        peer = await connect(port or self.port, receive_buffer_bytes=receive_buffer_bytes)
         if tls is not None:
             assert isinstance(peer.stream, trio.SocketStream)
             peer = Peer(trio.SSLStream(peer.stream, tls, server_hostname="127.0.0.1"))

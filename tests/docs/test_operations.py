@@ -57,7 +57,7 @@ def test_every_fence_is_run() -> None:
 
 # Settings
 
-UNITS = {"_s": "s", "_timeout": "s", "_bytes": "bytes", "_messages": "messages"}
+UNITS = {"_s": "s", "_ms": "ms", "_timeout": "s", "_bytes": "bytes", "_messages": "messages"}
 OTHER_UNITS = {
     "max_device_ids": "ids",
     "client_messages_per_s": "1/s",
@@ -371,6 +371,7 @@ async def test_compose_commands(tmp_path: Path) -> None:
             await peer.open_sse("1")
             await fleet.wait_subscribed()
             await trio.run_process([*publish, "-p", str(broker.port)])
+            assert (await peer.read_chunk()).startswith(b"id: ")
             assert b'"DEVICE_ID":"1"' in await peer.read_chunk()
 
 

@@ -86,9 +86,10 @@ async def test_close_codes(broker: Mosquitto) -> None:
             await _close_code(fleet, *[client_frame(TEXT, b"x")] * 200),
             await _close_code(fleet, client_frame(TEXT, b"x" * (limit + 1))),
         }
-    # 1011 takes a fault in our own code, 1012 has a transcript, the last row has no code
+    # 1011 takes a fault in our own code, 1012 and 4408 are said in transcripts, the last row
+    # has no code
     documented = [code for code, _, _ in PROTOCOL.rows("Close codes")]
-    assert documented[:-1] == [str(code) for code in sorted(codes | {1011, 1012})]
+    assert documented[:-1] == [str(code) for code in sorted(codes | {1011, 1012, 4408})]
 
 
 async def test_empty_and_binary_messages_and_pings_are_no_fault(broker: Mosquitto) -> None:
@@ -160,6 +161,7 @@ def test_limits_are_those_of_the_code() -> None:
         [
             *("max_device_ids", "ping_s", "heartbeat_s", "client_message_bytes"),
             *("client_messages_per_s", "buffer_messages", "buffer_bytes", "stall_s"),
+            *("history_messages", "history_age_s", "history_bytes"),
             *("read_head_timeout", "h11_max_incomplete_size"),
         ],
         True,
@@ -177,7 +179,9 @@ async def test_a_client_that_comes_during_a_stop_is_sent_away(broker: Mosquitto)
             await peer.open_sse("A")
         await fleet.wait_subscribed(2)
         fleet.gateway.stop()
+        assert (await first.read_chunk()).startswith(b"id: ")
         await first.read_chunk()  # the stop has begun; the second stream has its turn later
         late = await fleet.connect()
         await late.open_sse("A")
+        assert (await late.read_chunk()).startswith(b"id: ")
         assert b"event: reconnect" in await late.read_chunk()

@@ -1,7 +1,7 @@
 """Runs the transcripts of docs/protocol.md, in the notation that it explains at its top.
 
-A line `…` in what is expected stands for anything within that line. Pings and heartbeats come
-when they like: where none is expected, they are passed over.
+A `…` in what is expected stands for anything within that line, a line `⋮` for any number of
+lines. Pings and heartbeats come when they like: where none is expected, they are passed over.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+
+import msgspec
+import trio
 
 from tests.fleet import Fleet, open_fleet
 from tests.mosquitto import Mosquitto
@@ -24,12 +27,17 @@ from tests.peer import (
     request_head,
 )
 from tracker.mqtt import Client
-from tracker.settings import ApiSettings, StreamSettings
+from tracker.settings import ApiSettings, MqttSettings, StreamSettings
 
 _PING_TEXT = '{"event":"ping","data":{"type":"keep-alive"}}'
 _PING_LINES = ["event: ping", 'data: {"type":"keep-alive"}', ""]
 _METHODS = ("GET", "HEAD", "POST")
 _FAST = StreamSettings(ping_s=0.3, heartbeat_s=0.2, drain_s=0.1)
+_SOON_BACK = MqttSettings(reconnect_min_s=0.01, reconnect_max_s=0.05)
+_ID = re.compile(r'"(?:id|position)":"([^"]+)"|^id: (.+)$')
+#: A flood overflows a client that does not read.
+_SMALL_BUFFER_BYTES = 4096
+_FILL_BYTES = 1000
 
 
 class Talk(ABC):
@@ -145,41 +153,90 @@ async def run_transcript(text: str, broker: Mosquitto) -> None:
         while steps[0][0] == "RETAINED":
             topic, _, payload = steps.pop(0)[1].partition(" ")
             await device.publish(topic, payload, qos=1, retain=True)
-    async with open_fleet(broker, stream=_FAST, api=ApiSettings(devices=True)) as fleet:
-        await _run(steps, fleet)
+    stream = _FAST
+    while steps[0][0] == "SET":
+        name, _, value = steps.pop(0)[1].removeprefix("stream.").partition(" ")
+        stream = msgspec.convert(
+            msgspec.to_builtins(stream) | {name: value}, StreamSettings, strict=False
+        )
+    api = ApiSettings(devices=True, connections=True)
+    async with open_fleet(broker, stream=stream, api=api, mqtt=_SOON_BACK) as fleet:
+        await _Run(fleet, broker).go_through(steps)
 
 
-async def _run(steps: list[tuple[str, str]], fleet: Fleet) -> None:
-    talk: Talk | None = None
-    for verb, argument in steps:
-        if verb in ("WS", *_METHODS):
-            assert talk is None, "one transcript, one connection"
-            talk = await _open(await fleet.connect(), verb, argument)
-        elif verb == "MQTT":
-            if talk is not None:
-                await fleet.wait_subscribed()
+class _Run:
+    """A transcript under way. `last_id`: where the client stands, in `{id}` of a request."""
+
+    def __init__(self, fleet: Fleet, broker: Mosquitto) -> None:
+        self._fleet = fleet
+        self._broker = broker
+        self._peer: Peer | None = None
+        self._talk: Talk | None = None
+        self._last_id = ""
+        self._is_passing_over = False
+
+    async def go_through(self, steps: list[tuple[str, str]]) -> None:
+        """Do one step after the other."""
+        is_flooded = any(verb == "FLOOD" for verb, _ in steps)
+        for verb, argument in steps:
+            if verb in ("WS", *_METHODS):
+                assert self._talk is None, "one connection at a time"
+                target = argument.replace("{id}", self._last_id)
+                self._peer = await self._fleet.connect(
+                    receive_buffer_bytes=_SMALL_BUFFER_BYTES if is_flooded else None
+                )
+                self._talk = await _open(self._peer, verb, target)
+            elif verb in ("MQTT", "FLOOD", "STOP", "BROKER"):
+                await self._happen(verb, argument)
+            else:
+                assert self._talk is not None, f"{verb} before anything is open"
+                await self._go_on(self._talk, verb, argument)
+
+    async def _happen(self, verb: str, argument: str) -> None:
+        if self._talk is not None:
+            await self._fleet.wait_subscribed()
+        if verb == "MQTT":
             topic, _, payload = argument.partition(" ")
-            await fleet.publish(topic, payload.replace(r"\n", "\n"))
+            await self._fleet.publish(topic, payload.replace(r"\n", "\n"))
+        elif verb == "FLOOD":
+            count, topic, payload = argument.split(" ", 2)
+            filled = payload.replace("FILL", "x" * _FILL_BYTES)
+            await self._fleet.flood(
+                topic, [filled.replace("{n}", str(n)) for n in range(1, int(count) + 1)]
+            )
         elif verb == "STOP":
-            await fleet.wait_subscribed()
-            fleet.gateway.stop()
+            self._fleet.gateway.stop()
         else:
-            assert talk is not None, f"{verb} before anything is open"
-            await _go_on(talk, verb, argument)
+            act = {"away": self._broker.kill, "back": self._broker.start}[argument]
+            await trio.to_thread.run_sync(act)
 
+    async def _go_on(self, talk: Talk, verb: str, argument: str) -> None:
+        if verb == "SEND":
+            await talk.send(argument)
+        elif (verb, argument) == ("<", "⋮"):
+            self._is_passing_over = True
+        elif verb == "<":
+            await self._expect(talk, argument)
+        elif verb == "CUT":
+            assert self._peer is not None
+            self._peer.forget()
+            self._talk = None
+            await self._fleet.wait_unsubscribed()
+        elif verb in ("CLOSE", "END"):
+            expected = f"{verb} {argument}".strip()
+            got = await talk.end()
+            assert got == expected, f"got {got!r}, expected {expected!r}"
+        else:
+            raise AssertionError(f"no such verb: {verb} {argument}")
 
-async def _go_on(talk: Talk, verb: str, argument: str) -> None:
-    if verb == "SEND":
-        await talk.send(argument)
-    elif verb == "<":
-        got = await talk.next_line(argument)
-        assert is_like(got, argument), f"got {got!r}, expected {argument!r}"
-    elif verb in ("CLOSE", "END"):
-        expected = f"{verb} {argument}".strip()
-        got = await talk.end()
-        assert got == expected, f"got {got!r}, expected {expected!r}"
-    else:
-        raise AssertionError(f"no such verb: {verb} {argument}")
+    async def _expect(self, talk: Talk, expected: str) -> None:
+        got = await talk.next_line(expected)
+        while self._is_passing_over and got != "END" and not is_like(got, expected):
+            got = await talk.next_line(expected)
+        self._is_passing_over = False
+        assert is_like(got, expected), f"got {got!r}, expected {expected!r}"
+        if found := _ID.search(got):
+            self._last_id = found[1] or found[2]
 
 
 async def _open(peer: Peer, verb: str, argument: str) -> Talk:

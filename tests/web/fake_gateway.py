@@ -34,8 +34,21 @@ CONTENT_TYPES = {
     "svg": "image/svg+xml",
 }
 
-Event = tuple[str, str]
-"""Name and JSON text of one event."""
+Event = tuple[str, str, int | None]
+"""Name, JSON text and id of one event; no id for what is no live message."""
+
+HELLO = {"version": "fake", "ping_s": 60, "buffer": 100}
+
+
+class _Client:
+    """One open stream."""
+
+    def __init__(self, device_ids: tuple[str, ...]) -> None:
+        self.device_ids = set(device_ids)
+        self.send, self.events = trio.open_memory_channel[Event](math.inf)
+
+    def tell(self, name: str, data: object) -> None:
+        self.send.send_nowait((name, json.dumps(data), None))
 
 
 class FakeGateway:
@@ -49,7 +62,12 @@ class FakeGateway:
         """Every stream ever opened: transport, device ids."""
         self.refusal: str | None = None
         """Refuse every stream with this message: close code 1008, status 400."""
-        self._open: dict[trio.MemorySendChannel[Event], frozenset[str]] = {}
+        self.has_websockets = True
+        """Whether the upgrade to one succeeds."""
+        self.operations: list[dict[str, Any]] = []
+        """Every operation on a live WebSocket."""
+        self._open: set[_Client] = set()
+        self._history: list[tuple[str, str]] = []
 
     @property
     def open_streams(self) -> int:
@@ -63,17 +81,22 @@ class FakeGateway:
 
     def publish(self, device_id: str, payload: str) -> None:
         """Send a message's JSON text to every stream of that device."""
-        for stream, ids in self._open.items():
-            if device_id in ids:
-                stream.send_nowait(("message", payload))
+        self._history.append((device_id, payload))
+        for client in self._open:
+            if device_id in client.device_ids:
+                client.send.send_nowait(("message", payload, len(self._history)))
+
+    def tell(self, name: str, **data: object) -> None:
+        """Send an event that belongs to no message to every stream."""
+        for client in self._open:
+            client.tell(name, data)
 
     def cut(self, after_ms: int | None = None) -> None:
         """End every open stream; with `after_ms`, say `reconnect` first, as a planned stop does."""
-        for stream in tuple(self._open):
+        for client in self._open:
             if after_ms is not None:
-                hint = {"after_ms": after_ms, "reason": "shutdown"}
-                stream.send_nowait(("reconnect", json.dumps(hint)))
-            stream.close()
+                client.tell("reconnect", {"after_ms": after_ms, "reason": "shutdown"})
+            client.send.close()
         self._open.clear()
 
     @asynccontextmanager
@@ -124,60 +147,81 @@ class FakeGateway:
     async def _stats(self) -> Response:
         figures = {
             "total_messages_processed": 12345,
-            "active_subscribers": sum(map(len, self._open.values())),
-            "devices_being_monitored": len(frozenset().union(*self._open.values())),
+            "active_subscribers": sum(len(client.device_ids) for client in self._open),
+            "devices_being_monitored": len(
+                frozenset().union(*(client.device_ids for client in self._open))
+            ),
         }
         return json_response(200, figures)
 
-    def _subscribe(
-        self, transport: str, args: MultiDict[str, str]
-    ) -> tuple[trio.MemorySendChannel[Event], trio.MemoryReceiveChannel[Event]]:
-        ids = tuple(args["device_ids"].split(","))
-        send, receive = trio.open_memory_channel[Event](math.inf)
-        self.opened.append((transport, ids))
-        self._open[send] = frozenset(ids)
-        return send, receive
+    def _open_client(self, transport: str, args: MultiDict[str, str]) -> _Client:
+        device_ids = tuple(args["device_ids"].split(","))
+        client = _Client(device_ids)
+        self.opened.append((transport, device_ids))
+        self._open.add(client)
+        reached = len(self._history)
+        missed = range(int(args.get("last_event_id", reached)), reached)
+        client.tell("hello", HELLO | {"position": str(missed.start)})
+        if "last_event_id" in args:
+            answer = {"status": "continued", "missed": len(missed), "position": str(missed.start)}
+            client.tell("resume", answer)
+        for event_id in missed:
+            device_id, payload = self._history[event_id]
+            if device_id in client.device_ids:
+                client.send.send_nowait(("message", payload, event_id + 1))
+        return client
 
-    async def _websocket(self) -> None:
+    async def _hear(self, client: _Client) -> None:
+        while True:
+            operation = json.loads(await websocket.receive())
+            self.operations.append(operation)
+            change = {
+                "subscribe": client.device_ids.update,
+                "unsubscribe": client.device_ids.difference_update,
+            }
+            change[operation["op"]](operation["device_ids"])
+            answer = {"op": operation["op"], "ref": operation["ref"]}
+            client.tell("ack", answer | {"position": str(len(self._history))})
+
+    async def _websocket(self) -> tuple[str, int] | None:
+        if not self.has_websockets:
+            return "", 403
         await websocket.accept()
         if self.refusal is not None:
             self.opened.append(("websocket", ()))
-            await websocket.send(json.dumps(error_envelope(self.refusal)))
+            await websocket.send(json.dumps(error_envelope(self.refusal), separators=(",", ":")))
             await websocket.close(1008)
-            return
-        send, receive = self._subscribe("websocket", websocket.args)
+            return None
+        client = self._open_client("websocket", websocket.args)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(read_until_gone)
-                async for name, text in receive:
-                    await websocket.send(f'{{"event":"{name}","data":{text}}}')
+                nursery.start_soon(self._hear, client)
+                async for name, text, event_id in client.events:
+                    id_key = "" if event_id is None else f'"id":"{event_id}",'
+                    await websocket.send(f'{{"event":"{name}",{id_key}"data":{text}}}')
                 nursery.cancel_scope.cancel()
         finally:
-            self._open.pop(send, None)
+            self._open.discard(client)
+        return None
 
     async def _events(self) -> Response:
         if self.refusal is not None:
             self.opened.append(("sse", ()))
             return json_response(400, error_envelope(self.refusal))
-        send, receive = self._subscribe("sse", request.args)
+        client = self._open_client("sse", request.args)
 
         async def blocks() -> AsyncIterator[bytes]:
             try:
                 yield b": open\n\n"
-                async for name, text in receive:
-                    yield f"event: {name}\ndata: {text}\n\n".encode()
+                async for name, text, event_id in client.events:
+                    id_line = "" if event_id is None else f"id: {event_id}\n"
+                    yield f"event: {name}\n{id_line}data: {text}\n\n".encode()
             finally:
-                self._open.pop(send, None)
+                self._open.discard(client)
 
         response = Response(blocks(), content_type="text/event-stream")
         response.timeout = None
         return response
-
-
-async def read_until_gone() -> None:
-    """A handler that only sends does not learn that its client left."""
-    while True:
-        await websocket.receive()
 
 
 def error_envelope(message: str) -> dict[str, Any]:
@@ -185,4 +229,5 @@ def error_envelope(message: str) -> dict[str, Any]:
 
 
 def json_response(status: int, body: dict[str, Any]) -> Response:
-    return Response(json.dumps(body), status, content_type="application/json")
+    text = json.dumps(body, separators=(",", ":"))
+    return Response(text, status, content_type="application/json")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -355,7 +357,7 @@ async def test_a_cut_stream_comes_back_by_itself(gateway: FakeGateway, transport
         wait_until(lambda: gateway.open_streams == 1)
 
         trio.from_thread.run_sync(gateway.cut)
-        expect(page.locator("#link")).to_have_attribute("data-state", "reconnecting")
+        expect(page.locator("#link")).to_have_attribute("data-state", "waiting")
         expect(page.locator("#link-text")).to_have_text("Live")
         publish(gateway, "4720", message("4720", n=1))
         expect(page.locator(".message")).to_have_count(2)
@@ -406,7 +408,7 @@ async def test_five_thousand_vehicles_fit_one_connection_and_few_rows(
         expect(row(page, "vehicle-04999")).to_be_visible()
         row(page, "vehicle-04999").dblclick()
         expect(row(page, "vehicle-04999")).to_have_attribute("aria-selected", "true")
-        wait_until(lambda: len(gateway.opened) == 2)
+        wait_until(lambda: len(gateway.operations) == 2)
         publish(gateway, "vehicle-04999", message("vehicle-04999"))
         expect(page.locator(".message")).to_have_count(1)
 
@@ -414,8 +416,82 @@ async def test_five_thousand_vehicles_fit_one_connection_and_few_rows(
         expect(page.locator("#count")).to_have_text("11 of 5,000 vehicles")
 
     await in_browser(visit)
-    (_, first), (_, second) = gateway.opened
-    for ids in (first, second):
-        assert len(ids) <= 700
-        assert len(",".join(ids)) < 15_000
-    assert second[0] == "vehicle-04999"
+    ((_, opened),) = gateway.opened
+    assert len(opened) <= 700
+    assert len(",".join(opened)) < 15_000
+    gone, fresh = ((each["op"], each["device_ids"]) for each in gateway.operations)
+    assert gone == ("unsubscribe", [opened[-1]])
+    assert fresh == ("subscribe", ["vehicle-04999"])
+
+
+@pytest.mark.slow
+async def test_the_page_says_what_it_lacks(gateway: FakeGateway) -> None:
+    gateway.place("4720", 53.43, -2.94)
+    gateway.place("old", 53.44, -2.92, age_s=300)
+
+    def tell(name: str, **data: object) -> None:
+        trio.from_thread.run_sync(partial(gateway.tell, name, **data))
+
+    def visit(page: Page) -> None:
+        open_live(page, gateway)
+        notice = page.locator("#notice")
+        lost = page.locator("#figure-lost")
+        canvas_opacity = "() => getComputedStyle(document.querySelector('canvas')).opacity"
+        expect(row(page, "old")).to_have_class(re.compile("silent"))
+        expect(row(page, "4720")).not_to_have_class(re.compile("silent"))
+        expect(notice).to_be_hidden()
+        expect(lost).to_be_hidden()
+
+        row(page, "4720").click()
+        publish(gateway, "4720", message("4720", n=0))
+        tell("gap", device_id="4720", dropped=12, reason="buffer_full")
+        tell("gap", device_id="old", dropped=1, reason="buffer_full")
+        tell("gap", device_id=None, dropped=1_000, reason="ingest")
+        publish(gateway, "4720", message("4720", n=1))
+        expect(page.locator(".message")).to_have_count(4)
+        # Where they were lost; of the vehicles that are followed.
+        assert page.locator(".message > :last-child").all_text_contents() == [
+            message("4720", n=1),
+            "1,000 messages lost: the gateway was too slow",
+            "12 messages lost: this page was too slow",
+            message("4720", n=0),
+        ]
+        expect(notice).to_have_text("1,000 messages lost: the gateway was too slow")
+        expect(lost).to_have_text("1,013")
+
+        tell("upstream", connected=False)
+        expect(notice).to_contain_text("The gateway has lost its broker: positions as of ")
+        assert float(page.evaluate(canvas_opacity)) < 1
+        tell("upstream", connected=True)
+        expect(notice).to_contain_text("messages of the time between may be lost")
+        expect(lost).to_have_text("1,013 +")
+        assert float(page.evaluate(canvas_opacity)) == 1
+
+        trio.from_thread.run_sync(gateway.cut, 1_000)
+        expect(notice).to_contain_text("Not live: positions as of ")
+        publish(gateway, "4720", message("4720", n=2))
+        expect(page.locator("#link-text")).to_have_text("Live")
+        expect(notice).to_have_text("Back: 1 missed message caught up")
+        expect(page.locator(".message-json").first).to_have_text(message("4720", n=2))
+        assert float(page.evaluate(canvas_opacity)) == 1
+
+        tell("resume", status="partial", missed=None, position="1")
+        expect(notice).to_have_text("Back: some messages of the time between are lost")
+        expect(notice).to_be_hidden(timeout=15_000)
+
+    await in_browser(visit)
+
+
+@pytest.mark.slow
+async def test_where_no_websocket_opens_the_page_says_that_it_uses_sse(
+    gateway: FakeGateway,
+) -> None:
+    gateway.place("4720", 53.43, -2.94)
+    gateway.has_websockets = False
+
+    def visit(page: Page) -> None:
+        open_live(page, gateway)
+        expect(page.get_by_role("radio", name="SSE")).to_be_checked()
+
+    await in_browser(visit, tolerate=CONNECTION_ERRORS)
+    assert gateway.opened == [("sse", ("4720",))]

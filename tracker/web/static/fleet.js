@@ -62,6 +62,9 @@ export class Trail {
   }
 }
 
+/** What was silent for longer may be anywhere by now. */
+const SILENT_MS = 60_000;
+
 export class Vehicle {
   /** @type {number} unit square; NaN while no position is known */
   x = NaN;
@@ -86,6 +89,11 @@ export class Vehicle {
 
   get located() {
     return !Number.isNaN(this.x);
+  }
+
+  /** @param {number} nowMs @returns {boolean} whether what is known of it is old */
+  isSilent(nowMs) {
+    return !(nowMs - this.seenMs < SILENT_MS);
   }
 
   /**

@@ -184,6 +184,7 @@ export class VehicleList {
     const followed = String(vehicle.followed);
     if (row.getAttribute("aria-selected") !== followed) row.setAttribute("aria-selected", followed);
     row.classList.toggle("active", active);
+    row.classList.toggle("silent", vehicle.isSilent(nowMs));
     const [id, speedCell, headingCell, ageCell] = row.children;
     setText(id, vehicle.id);
     setText(speedCell, speed(vehicle.speed));

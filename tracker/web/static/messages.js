@@ -24,7 +24,10 @@ export class MessagePanel {
   #rows = byId("messages-rows");
   #followed = byId("followed");
   #pauseButton = byId("messages-pause");
-  /** @type {{id: string, text: string, at: Date}[]} not shown yet, oldest first, bounded */
+  /**
+   * @type {{id: string, text: string, at: Date, isNote?: boolean}[]} not shown yet, oldest first,
+   *   bounded
+   */
   #waiting = [];
   #waitingCount = 0;
   #paused = false;
@@ -67,8 +70,21 @@ export class MessagePanel {
 
   /** @param {string} id @param {string} text JSON, as it was sent */
   add(id, text) {
-    this.#waiting.push({ id, text, at: new Date() });
     this.#waitingCount += 1;
+    this.#append({ id, text, at: new Date() });
+  }
+
+  /**
+   * Say here, between the messages, what happened to the stream.
+   * @param {string} text @param {string} [id] of the one vehicle that it is about
+   */
+  note(text, id = "") {
+    if (this.#section.hidden) return;
+    this.#append({ id, text, at: new Date(), isNote: true });
+  }
+
+  #append(row) {
+    this.#waiting.push(row);
     if (this.#waiting.length > ROWS_MAX) this.#waiting.shift();
     this.#flushTimer ||= setTimeout(() => this.#flush(), FLUSH_MS);
   }
@@ -131,10 +147,10 @@ export class MessagePanel {
   }
 }
 
-function rowOf({ id, text, at }) {
-  const row = make("li", "message");
+function rowOf({ id, text, at, isNote }) {
+  const row = make("li", isNote ? "message note" : "message");
   row.append(make("time", "message-time", clock.format(at)), make("span", "message-id", id));
-  row.append(jsonOf(text));
+  row.append(isNote ? make("span", "message-note", text) : jsonOf(text));
   return row;
 }
 

@@ -8,9 +8,10 @@ import { Fleet } from "./fleet.js";
 import { VehicleList } from "./list.js";
 import { VehicleMap } from "./map.js";
 import { MessagePanel } from "./messages.js";
+import { gapText, Notices, resumeText, upstreamText } from "./notices.js";
 import { Poll } from "./poll.js";
 import { StatusBar } from "./status.js";
-import { Stream } from "./stream.js";
+import { Tracker } from "./tracker.js";
 
 const DEVICES_EVERY_MS = 3_000;
 /** While the list of devices is switched off: only a restart of the gateway changes that. */
@@ -29,11 +30,12 @@ let streamIdsMax = 1_000;
 
 const status = new StatusBar({
   onRetry: () => {
-    stream.retry();
+    tracker.reconnect();
     devicesPoll.ask();
   },
-  onTransport: (transport) => stream.use(transport),
+  onTransport: (transport) => tracker.reconnect({ transport }),
 });
+const notices = new Notices();
 const map = new VehicleMap(byId("map"), { fleet, onPick: toggle });
 const list = new VehicleList(fleet, {
   onToggle: toggle,
@@ -44,23 +46,32 @@ const list = new VehicleList(fleet, {
   onPoint: (id) => map.mark(id),
 });
 const panel = new MessagePanel({ onUnfollow: unfollow, onGoTo: (id) => map.goTo(id) });
-const stream = new Stream({
-  urlFor: streamUrl,
-  onMessage: takeMessage,
-  onState: (state) => status.showState(state),
+const tracker = new Tracker(api("stream"));
+const on = (name, take) => tracker.addEventListener(name, ({ data, text }) => take(data, text));
+on("message", takeMessage);
+on("state", (state) => {
+  status.showState(state);
+  notices.showState(state.state);
 });
-
-/** @param {string[]} ids */
-function streamUrl(ids) {
-  const url = api("stream");
-  url.search = `device_ids=${ids.map(encodeURIComponent).join(",")}`;
-  return url;
-}
+on("gap", (gap) => {
+  notices.takeGap(gap);
+  if (gap.device_id === null || fleet.followed.has(gap.device_id)) {
+    panel.note(gapText(gap), gap.device_id ?? "");
+  }
+});
+on("resume", (resume) => {
+  notices.takeResume(resume);
+  panel.note(resumeText(resume));
+});
+on("upstream", (upstream) => {
+  notices.takeUpstream(upstream);
+  panel.note(upstreamText(upstream));
+});
 
 /** @returns {string[]} as many ids as one connection may carry, the followed ones first */
 function streamIds() {
   const ids = [];
-  let chars = streamUrl([]).href.length;
+  let chars = api("stream").href.length;
   for (const id of fleet.ids()) {
     // The query separates ids by commas and trims them: such an id cannot be asked for.
     if (id.includes(",") || id !== id.trim()) continue;
@@ -71,8 +82,19 @@ function streamIds() {
   return ids;
 }
 
+/** Bring the stream to as many vehicles as it may carry. */
+function subscribe() {
+  const wanted = new Set(streamIds());
+  const known = new Set(tracker.deviceIds);
+  const gone = [...known].filter((id) => !wanted.has(id));
+  const fresh = [...wanted].filter((id) => !known.has(id));
+  if (gone.length) tracker.unsubscribe(gone);
+  if (fresh.length) tracker.subscribe(fresh);
+}
+
 function takeMessage(payload, text) {
   status.countMessage();
+  notices.hear();
   const known = fleet.vehicles.size;
   const vehicle = fleet.apply(payload, text, performance.now());
   if (!vehicle) return;
@@ -85,7 +107,7 @@ function takeMessage(payload, text) {
 function showFleet(total) {
   list.refresh(total);
   map.regroup();
-  stream.want(streamIds());
+  subscribe();
   showEmpty();
 }
 

@@ -8,12 +8,13 @@ const RATE_WINDOW_S = 5;
 /** What is said aloud; the counting seconds are not. */
 const ANNOUNCED = {
   live: "Live",
-  reconnecting: "The connection is lost; reconnecting",
+  waiting: "The connection is lost; reconnecting",
   closed: "The connection is closed",
 };
 
 export class StatusBar {
-  #state = { name: "idle" };
+  /** As the tracker tells it, and `atMs`, when it will try again. */
+  #state = { state: "idle" };
   #idleText = "Starting…";
   /** Messages in each of the last seconds, the current one last. */
   #perSecond = [0];
@@ -29,14 +30,16 @@ export class StatusBar {
     setInterval(() => this.#tick(), 1_000);
   }
 
-  /** @param {{name: string, atMs?: number, message?: string}} state see stream.js */
+  /** @param {import("./tracker.js").State} state */
   showState(state) {
-    if (state.name !== this.#state.name) {
-      setText(byId("link-announcement"), ANNOUNCED[state.name] ?? "");
+    if (state.state !== this.#state.state) {
+      setText(byId("link-announcement"), ANNOUNCED[state.state] ?? "");
     }
-    this.#state = state;
-    byId("link").dataset.state = state.name;
-    byId("link-retry").hidden = state.name !== "reconnecting" && state.name !== "closed";
+    this.#state = { ...state, atMs: performance.now() + (state.afterMs ?? 0) };
+    byId("link").dataset.state = state.state;
+    byId("link-retry").hidden = state.state !== "waiting" && state.state !== "closed";
+    // It may have been chosen for us, where WebSocket does not open.
+    byId("transport").querySelector(`[value=${state.transport}]`).checked = true;
     this.#showText();
   }
 
@@ -63,7 +66,7 @@ export class StatusBar {
     setText(byId("figure-rate"), rate < 10 && rate > 0 ? rate.toFixed(1) : count(Math.round(rate)));
     this.#perSecond.push(0);
     if (this.#perSecond.length > RATE_WINDOW_S) this.#perSecond.shift();
-    if (this.#state.name === "reconnecting") this.#showText();
+    if (this.#state.state === "waiting") this.#showText();
   }
 
   #showText() {
@@ -72,11 +75,11 @@ export class StatusBar {
     node.title = this.#state.message ?? "";
   }
 
-  #textOf({ name, atMs, message }) {
-    if (name === "live") return "Live";
-    if (name === "connecting") return "Connecting…";
-    if (name === "closed") return `Closed: ${message}`;
-    if (name === "idle") return this.#idleText;
+  #textOf({ state, atMs, message }) {
+    if (state === "live") return "Live";
+    if (state === "connecting") return "Connecting…";
+    if (state === "closed") return `Closed: ${message || "refused by the gateway"}`;
+    if (state === "idle") return this.#idleText;
     const seconds = Math.ceil((atMs - performance.now()) / 1000);
     return seconds > 0 ? `Reconnecting in ${seconds} s` : "Reconnecting…";
   }

@@ -7,8 +7,6 @@ import { shortWay } from "./mercator.js";
 export const GLIDE_MS = 900;
 /** Below this speed a vehicle stands; what stands is drawn smaller. */
 const STANDING_SPEED = 0.3;
-/** What was silent for longer is drawn faded. */
-const SILENT_MS = 60_000;
 const SILENT_OPACITY = 0.45;
 /** Opacities of a trail from its oldest part to its newest. */
 const TRAIL_FADE = [0.06, 0.14, 0.26, 0.42, 0.62];
@@ -117,7 +115,7 @@ export function drawVehicles(context, placed, { zoom, nowMs, hot, sprites }, col
     const fill = followed ? colours.follow : colours.vehicle;
     for (const { vehicle, px, py, moving } of placed) {
       if (vehicle.followed !== followed) continue;
-      context.globalAlpha = nowMs - vehicle.seenMs < SILENT_MS ? 1 : SILENT_OPACITY;
+      context.globalAlpha = vehicle.isSilent(nowMs) ? SILENT_OPACITY : 1;
       const radiusPx = radius * (followed ? 1.25 : 1) * (moving ? 1 : 0.72);
       const look = { radiusPx, heading: vehicle.heading, fill, halo: colours.chart };
       sprites.stamp(context, px, py, look);
