@@ -24,6 +24,7 @@ BELOW = {
     "tracker.web": {"tracker.domain", "tracker.settings"},
     "tracker.terminal": set(),
     "tracker.watch": {"tracker.domain", "tracker.terminal"},
+    "tracker.top": {"tracker.domain", "tracker.terminal", "tracker.watch"},
     "tracker.data": set(),
 }
 

@@ -311,6 +311,29 @@ def watch(
 
 
 @main.command()
+@click.argument("url")
+@click.option("--once", is_flag=True, help="Show it once, after a second for the rates, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON each second.")
+@ca_file_option
+@click.pass_context
+def top(context: click.Context, url: str, once: bool, as_json: bool, ca_file: str | None) -> None:
+    """Show who is connected to a gateway, the slowest first.
+
+    URL is that of the gateway, which has to have `api.connections = true`. The table is renewed
+    each second; where stdout is no terminal, one follows the other.
+
+    LAG is how long the oldest message that waits for a client has waited, WAITING how many do,
+    DROPPED how many it lost, RATE what it gets.
+
+    Exit code: 0 after --once, 1 when the gateway does not tell, 2 for what cannot be asked, 130
+    after Ctrl-C.
+    """
+    from tracker.top.command import TopOptions, run
+
+    context.exit(run(TopOptions(url=url, is_once=once, as_json=as_json, ca_file=ca_file)))
+
+
+@main.command()
 @click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )

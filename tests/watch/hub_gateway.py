@@ -156,7 +156,8 @@ class HubGateway:
 
     def hold(self) -> None:
         """Send nothing, as if the client took nothing."""
-        self._is_flowing = trio.Event()
+        if self._is_flowing.is_set():
+            self._is_flowing = trio.Event()
 
     def flow(self) -> None:
         """Send again."""

@@ -254,7 +254,10 @@ async def test_a_cluttered_narrow_window_does_not_scroll_sideways(gateway: FakeG
                 page.locator("#messages-fold").click()
         page.locator("#messages-fold").click()
         publish(gateway, "1", message("1", note="x" * 500))
-        expect(page.locator(".message")).to_have_count(1)
+        gap = {"device_id": None, "dropped": 1_234_567, "reason": "r" * 500}
+        trio.from_thread.run_sync(partial(gateway.tell, "gap", **gap))
+        expect(page.locator(".message")).to_have_count(2)
+        expect(page.locator("#figure-lost")).to_be_visible()
         for width in (320, 390, 719, 720, 1080):
             page.set_viewport_size({"width": width, "height": 640})
             overflow = page.evaluate(

@@ -12,12 +12,13 @@ import msgspec
 import trio
 
 from tracker.doctor.finding import Report, failed, not_applicable, passed
-from tracker.doctor.http import HttpError, open_response
 from tracker.doctor.remedies import UPSTREAM, remedy_for_status, remedy_for_unreachable
+from tracker.doctor.subscriptions import DEVICE_ID
 from tracker.terminal.text import printable
 from tracker.watch.address import STREAM_PATH, GatewayAddress
 from tracker.watch.dial import default_ssl_context, open_stream_to
 from tracker.watch.errors import UnreachableError
+from tracker.watch.http import HttpError, open_response
 
 URL = "URL"
 READY = "gateway ready"
@@ -60,7 +61,10 @@ async def fetch(address: GatewayAddress, path: str, context: ssl.SSLContext | No
     sent_s = time.time()
     try:
         with trio.fail_after(ANSWER_S):
-            async with open_response(address, address.prefix + path, ssl_context=context) as got:
+            opening = open_response(
+                address, address.prefix + path, user_agent=DEVICE_ID, ssl_context=context
+            )
+            async with opening as got:
                 received_s = time.time()
                 body = await got.read()
                 return Answer(got.status, dict(got.headers), body, sent_s, received_s)

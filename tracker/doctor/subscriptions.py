@@ -11,7 +11,6 @@ from typing import Protocol
 import trio
 
 from tracker.doctor.event_stream import EventStreamParser, ServerEvent
-from tracker.doctor.http import HttpError, Response, open_response
 from tracker.doctor.remedies import (
     BUFFERING,
     PATH,
@@ -24,6 +23,7 @@ from tracker.watch.address import GatewayAddress
 from tracker.watch.connection import Connection, open_connection
 from tracker.watch.dial import make_dial
 from tracker.watch.errors import ClosedError, HandshakeError, UnreachableError
+from tracker.watch.http import HttpError, Response, open_response
 from tracker.watch.message import UndecodableError, decode
 
 #: Whom the doctor plays: one device, always the same, so that lists of devices stay clean.
@@ -133,6 +133,7 @@ async def open_sse(
         opening = open_response(
             address,
             address.stream_target([DEVICE_ID]),
+            user_agent=DEVICE_ID,
             ssl_context=context,
             headers=_SSE_HEADERS,
         )

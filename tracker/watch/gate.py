@@ -121,7 +121,7 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> HandshakeE
         what = f"answered as if no WebSocket had been asked for ({content_type or 'no type'})"
     else:
         what = f"refused with HTTP status {status}"
-    message = _message_in(body)
+    message = message_in(body)
     return HandshakeError(
         f"{what}: {message}" if message else what,
         status=status,
@@ -130,7 +130,7 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> HandshakeE
     )
 
 
-def _message_in(body: bytes) -> str:
+def message_in(body: bytes) -> str:
     """The message of the gateway's JSON envelope; "" where there is none."""
     start, end = body.find(b"{"), body.rfind(b"}")
     try:

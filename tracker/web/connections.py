@@ -20,8 +20,12 @@ _LISTED_LIMIT = 1000
 
 
 class ConnectionStatus(Struct):
-    """One client. `lag_s`: how long the oldest message that waits has waited here."""
+    """One client. `lag_s`: how long the oldest message that waits has waited here.
 
+    `seat`: a number that no other has now; whoever ends leaves it to another.
+    """
+
+    seat: int
     transport: str
     address: str
     user_agent: str
@@ -62,6 +66,7 @@ def to_status(stream: Stream, now_ns: int, now_s: float) -> ConnectionStatus:
     """What is known of one client; `now_ns`: monotonic, `now_s`: Trio's clock."""
     oldest_ns = stream.queue.oldest_ns()
     return ConnectionStatus(
+        seat=stream.seat,
         transport=stream.transport.name,
         address=stream.client.address,
         user_agent=stream.client.user_agent,

@@ -24,6 +24,9 @@ from tracker.web.last_words import close_if_draining, send_last_words
 from tracker.web.operations import perform
 from tracker.web.view import GatewayView
 
+#: It is kept for as long as the stream is, and shown in a table.
+_USER_AGENT_LIMIT_CHARS = 200
+
 #: PROTOCOL B5: (code, what it means).
 CLOSES = {
     CloseReason.CLIENT: (1000, "closed"),
@@ -33,6 +36,12 @@ CLOSES = {
     CloseReason.FLOOD: (1008, "too many messages from the client"),
     CloseReason.ERROR: (1011, "internal error"),
 }
+
+
+def client_of(address: str | None, user_agent: str | None) -> Client:
+    """Who has just asked for a stream, as far as it is worth keeping."""
+    shown = (user_agent or "")[:_USER_AGENT_LIMIT_CHARS]
+    return Client(address or "", shown, trio.current_time())
 
 
 def open_client_stream(

@@ -9,11 +9,11 @@ from tracker.domain import event, wire
 from tracker.domain.options import StreamOptions
 from tracker.domain.outbox import DOOR_EXTENSION, Outbox
 from tracker.domain.reasons import CloseReason
-from tracker.domain.stream import Client, Stream
+from tracker.domain.stream import Stream
 from tracker.domain.transport import WEBSOCKET, WEBSOCKET_LINES, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining, send_last_words
-from tracker.web.session import CLOSES, Conversation, hand_over, open_client_stream
+from tracker.web.session import CLOSES, Conversation, client_of, hand_over, open_client_stream
 from tracker.web.view import GatewayView
 
 #: PROTOCOL B5.
@@ -35,11 +35,7 @@ async def serve_websocket(
     """
 
     def open_stream(outbox: Outbox, transport: Transport) -> Stream:
-        client = Client(
-            websocket.remote_addr or "",
-            websocket.headers.get("User-Agent", ""),
-            trio.current_time(),
-        )
+        client = client_of(websocket.remote_addr, websocket.headers.get("User-Agent"))
         return open_client_stream(gateway, device_ids, options, outbox, transport, client)
 
     extension = websocket.scope["extensions"].get(DOOR_EXTENSION)

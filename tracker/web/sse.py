@@ -17,7 +17,7 @@ from tracker.domain.stream import Client, Stream
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining
-from tracker.web.session import announce_end, hand_over, open_client_stream
+from tracker.web.session import announce_end, client_of, hand_over, open_client_stream
 from tracker.web.view import GatewayView
 
 _HEADERS = {
@@ -38,9 +38,7 @@ def sse_response(
         # RFC 9110 §8.6: it would tell the length of what GET sends, and that has none.
         del response.headers["Content-Length"]
         return response
-    client = Client(
-        request.remote_addr or "", request.headers.get("User-Agent", ""), trio.current_time()
-    )
+    client = client_of(request.remote_addr, request.headers.get("User-Agent"))
     opening = _Opening(gateway, device_ids, options, client)
     extension = request.scope["extensions"].get(DOOR_EXTENSION)
     body: ResponseBody

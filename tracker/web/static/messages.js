@@ -25,8 +25,8 @@ export class MessagePanel {
   #followed = byId("followed");
   #pauseButton = byId("messages-pause");
   /**
-   * @type {{id: string, text: string, at: Date, isNote?: boolean}[]} not shown yet, oldest first,
-   *   bounded
+   * @type {{id: string, text: string, at: Date, note?: "good"|"bad"}[]} not shown yet, oldest
+   *   first, bounded
    */
   #waiting = [];
   #waitingCount = 0;
@@ -76,11 +76,12 @@ export class MessagePanel {
 
   /**
    * Say here, between the messages, what happened to the stream.
-   * @param {string} text @param {string} [id] of the one vehicle that it is about
+   * @param {string} text @param {"good"|"bad"} note
+   * @param {string} [id] of the one vehicle that it is about
    */
-  note(text, id = "") {
+  note(text, note, id = "") {
     if (this.#section.hidden) return;
-    this.#append({ id, text, at: new Date(), isNote: true });
+    this.#append({ id, text, at: new Date(), note });
   }
 
   #append(row) {
@@ -147,10 +148,10 @@ export class MessagePanel {
   }
 }
 
-function rowOf({ id, text, at, isNote }) {
-  const row = make("li", isNote ? "message note" : "message");
+function rowOf({ id, text, at, note }) {
+  const row = make("li", note ? `message note ${note}` : "message");
   row.append(make("time", "message-time", clock.format(at)), make("span", "message-id", id));
-  row.append(isNote ? make("span", "message-note", text) : jsonOf(text));
+  row.append(note ? make("span", "message-note", text) : jsonOf(text));
   return row;
 }
 

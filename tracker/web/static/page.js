@@ -56,16 +56,16 @@ on("state", (state) => {
 on("gap", (gap) => {
   notices.takeGap(gap);
   if (gap.device_id === null || fleet.followed.has(gap.device_id)) {
-    panel.note(gapText(gap), gap.device_id ?? "");
+    panel.note(gapText(gap), "bad", gap.device_id ?? "");
   }
 });
 on("resume", (resume) => {
   notices.takeResume(resume);
-  panel.note(resumeText(resume));
+  panel.note(resumeText(resume), resume.status === "continued" ? "good" : "bad");
 });
 on("upstream", (upstream) => {
   notices.takeUpstream(upstream);
-  panel.note(upstreamText(upstream));
+  panel.note(upstreamText(upstream), "bad");
 });
 
 /** @returns {string[]} as many ids as one connection may carry, the followed ones first */

@@ -16,7 +16,7 @@
  * It connects anew with growing pauses, after the pause that the gateway asks for, when the
  * network is back, when the page becomes visible, and when nothing came for 2.5 times the
  * announced `ping`. It does not after a refusal that would only be repeated: then the state is
- * "closed" until `reconnect()`, or until the devices change.
+ * "closed" until `reconnect()`, `subscribe()` or `unsubscribe()`.
  */
 
 /** What the constructor takes beside the address. */
@@ -40,7 +40,7 @@ export interface TrackerOptions {
   mode?: "latest" | "drop_old" | "drop_new";
   /** At most so many messages a second of each device. */
   max_rate?: number;
-  /** Seconds between two signs of life, 5 to 300; 20 unless told. */
+  /** Seconds between two signs of life, 5 to 300; 20 unless told; 0: as the gateway has it. */
   ping?: number;
   /** Any other parameter of the stream, by its name there. */
   [parameter: string]: unknown;
@@ -117,7 +117,7 @@ export declare class Tracker extends EventTarget {
   readonly state: State["state"];
   /** The one in use. */
   readonly transport: State["transport"];
-  /** Where the stream stands; keep it to go on from here later. */
+  /** Where the stream stands; keep it, before `close()`, to go on from here later. */
   readonly lastEventId: string;
   readonly deviceIds: string[];
 

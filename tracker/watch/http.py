@@ -71,17 +71,18 @@ async def open_response(
     address: GatewayAddress,
     target: str,
     *,
+    user_agent: str,
     ssl_context: ssl.SSLContext | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Response]:
-    """GET `target`; the connection ends with the block.
+    """GET `target` as `user_agent`; the connection ends with the block.
 
     Raises: UnreachableError, HttpError. There is no deadline here.
     Cancellation: the connection is cut.
     """
     stream = await open_stream_to(address, ssl_context)
     try:
-        yield await _request(stream, address, target, headers)
+        yield await _request(stream, address, target, {"User-Agent": user_agent, **headers})
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -90,7 +91,7 @@ async def _request(
     stream: trio.abc.Stream, address: GatewayAddress, target: str, headers: Mapping[str, str]
 ) -> Response:
     connection = h11.Connection(h11.CLIENT)
-    all_headers = [("Host", address.host_header), ("User-Agent", "tracker-doctor")]
+    all_headers = [("Host", address.host_header)]
     all_headers += headers.items()
     if address.authorization is not None:
         all_headers.append(("Authorization", address.authorization))

@@ -1,4 +1,4 @@
-"""`tracker.doctor.http`: answers whole, in pieces, compressed, broken."""
+"""`tracker.watch.http`: answers whole, in pieces, compressed, broken."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import trio
 
-from tracker.doctor.http import HttpError, open_response
 from tracker.watch.address import GatewayAddress, parse_gateway
+from tracker.watch.http import HttpError, open_response
 
 DEADLINE_S = 20.0
 
@@ -35,13 +35,15 @@ async def test_a_request_and_its_answer(nursery: trio.Nursery) -> None:
         b"no",
     )
     with trio.fail_after(DEADLINE_S):
-        async with open_response(address, "/a?b", headers={"Accept": "x"}) as response:
+        async with open_response(
+            address, "/a?b", user_agent="tester", headers={"Accept": "x"}
+        ) as response:
             assert response.status == 404
             assert response.headers["x-y"] == "z"
             assert await response.read() == b"no"
             assert await response.receive() == b""
     assert requests == [
-        b"GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: tracker-doctor\r\nAccept: x\r\n"
+        b"GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: tester\r\nAccept: x\r\n"
         b"Authorization: Basic bWU6cHc=\r\n\r\n" % address.port
     ]
     nursery.cancel_scope.cancel()
@@ -57,7 +59,7 @@ async def test_a_request_and_its_answer(nursery: trio.Nursery) -> None:
 async def test_a_body_in_pieces(nursery: trio.Nursery, framing: tuple[bytes, ...]) -> None:
     address, _ = await serving(nursery, b"HTTP/1.1 200 OK\r\n", *framing)
     with trio.fail_after(DEADLINE_S):
-        async with open_response(address, "/") as response:
+        async with open_response(address, "/", user_agent="tester") as response:
             assert await response.read() == b"abcde"
     nursery.cancel_scope.cancel()
 
@@ -66,7 +68,7 @@ async def test_a_compressed_body(nursery: trio.Nursery) -> None:
     body = gzip.compress(b"hello" * 1000)
     address, _ = await serving(nursery, b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", body)
     with trio.fail_after(DEADLINE_S):
-        async with open_response(address, "/") as response:
+        async with open_response(address, "/", user_agent="tester") as response:
             assert await response.read() == b"hello" * 1000
     nursery.cancel_scope.cancel()
 
@@ -85,7 +87,7 @@ async def test_what_is_no_answer(nursery: trio.Nursery, answer: bytes, text: str
 
     async def ask() -> None:
         with trio.fail_after(DEADLINE_S):
-            async with open_response(address, "/") as response:
+            async with open_response(address, "/", user_agent="tester") as response:
                 await response.read()
 
     with pytest.raises(HttpError, match=text):

@@ -1,0 +1,1 @@
+"""`tracker top`: who is connected to a gateway, the slowest first."""
