@@ -89,7 +89,7 @@ class Ingest:
                 left = await self._flush(touched, oldest_ns, begun_ns + _TURN_NS)
             if self._hub.notices:
                 self.log_drops()
-            if pending:
+            if pending or left:
                 await self._give_way(left)
 
     def _decode(self, pending: deque[MqttMessage], until_ns: int) -> Iterator[Message]:
