@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
 
 import trio
 
@@ -35,16 +34,24 @@ def _refuse_second_worker() -> socket.socket:
 
 _lock = _refuse_second_worker()
 _parts = Parts(load_settings(environ=os.environ).settings)
+_running = trio.CancelScope()
 app = _parts.web
 
 
-@app.while_serving
-async def _run_parts() -> AsyncGenerator[None, None]:
+@app.before_serving
+async def _start_parts() -> None:
     log.warning(
         "tracker.asgi is for development only: without `tracker serve` a client that does not"
         " read is never cut, and one bad request may end the server"
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_parts.run_beside_http)
-        yield
-        nursery.cancel_scope.cancel()
+    app.nursery.start_soon(_run_parts)
+
+
+async def _run_parts() -> None:
+    with _running:
+        await _parts.run_beside_http()
+
+
+@app.after_serving
+async def _stop_parts() -> None:
+    _running.cancel()

@@ -38,6 +38,7 @@ from tests.peer import (
 )
 from tracker.domain.reasons import CloseReason
 from tracker.server import connection
+from tracker.server.websocket import WebSocketInbox
 
 STATS = f"{STREAM}/stats"
 HELLO = client_frame(TEXT, b"hello")
@@ -497,6 +498,26 @@ async def test_a_message_without_end_is_not_kept(nursery: trio.Nursery) -> None:
             await rude.has_ended.wait()
     await gateway.wait_streams(0)
     await gateway.wait_connections(0)
+
+
+async def test_fragments_without_content_are_not_kept(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inboxes: list[WebSocketInbox] = []
+
+    def make_inbox(*arguments: object, **named: object) -> WebSocketInbox:
+        inboxes.append(WebSocketInbox(*arguments, **named))  # type: ignore[arg-type]  # passed on
+        return inboxes[0]
+
+    monkeypatch.setattr(connection, "WebSocketInbox", make_inbox)
+    gateway = await start_gateway(nursery)
+    peer = await gateway.connect()
+    await peer.open_websocket("a")
+    await peer.send(client_frame(TEXT, b"", fin=False) + client_frame(0, b"", fin=False) * 10_000)
+    await peer.send(client_frame(PING, b"1"))
+    assert await peer.read_frame() == Frame(PONG, b"1")
+    (inbox,) = inboxes
+    assert inbox._parts == [""]
 
 
 async def test_deflate_is_never_negotiated(nursery: trio.Nursery) -> None:

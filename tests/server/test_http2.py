@@ -17,7 +17,7 @@ from tests.mqtt.conftest import Certificates
 from tests.peer import BINARY, CLOSE, DEADLINE_S, PING, PONG, TEXT, client_frame, close_frame
 from tracker.domain.event import reconnect
 from tracker.domain.stream import CloseReason
-from tracker.server import connection
+from tracker.server import connection, http2
 from tracker.server.http2 import _BoundedBuffer
 
 STATS = f"{STREAM}/stats"
@@ -28,6 +28,7 @@ WEBSOCKET = (":protocol", "websocket")
 def _short_farewells(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does not close its side costs a test less than two seconds."""
     monkeypatch.setattr(connection, "_LINGER_S", 0.2)
+    monkeypatch.setattr(http2, "_LAST_S", 0.2)
 
 
 Start = Callable[..., Awaitable[Gateway]]

@@ -150,8 +150,11 @@ async def test_a_stalled_client_is_told_to_the_stream() -> None:
     hub = Hub(QueueLimits(), devices_limit=5)
     outbox = AsgiOutbox()
     stream = hub.open_stream(["1"], outbox, WEBSOCKET_LINES)
+    outbox.write_nowait(b"unread")
     outbox.stalled()
     assert stream.close_reason is CloseReason.STALLED
+    with trio.fail_after(DEADLINE_S):
+        assert await outbox.wait_writable() is False, "there are no last words to wait for"
     stream.leave()
     outbox.stalled()
     assert hub.statistics().closed[CloseReason.STALLED] == 1

@@ -136,7 +136,7 @@ class Ingest:
                 left = await self._flush_or_hold(touched, oldest_ns, begun_ns)
             if self._hub.notices:
                 self.log_drops()
-            if pending:
+            if pending or left:
                 await self._give_way(left)
 
     def _decode(self, pending: deque[MqttMessage], until_ns: int) -> Iterator[Message]:
@@ -200,7 +200,7 @@ class Ingest:
         left = []
         for count, stream in enumerate(touched, 1):
             delivered += stream.flush(joiner)
-            if not stream.is_clear:
+            if stream.queue:
                 left.append(stream)
             if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() >= turn_ends_ns:
                 await trio.lowlevel.cancel_shielded_checkpoint()

@@ -273,8 +273,9 @@ class Connection:
 
     def _poke(self) -> None:
         """Let the reader, and nobody else, pass on what is held: so it stays in order."""
-        self._is_poked = True
-        self._read_scope.cancel()
+        if self._held:
+            self._is_poked = True
+            self._read_scope.cancel()
 
     def _enter(self, state: State, within_s: float = inf) -> None:
         """Change the state; the peer's next bytes must come within `within_s` seconds."""

@@ -81,7 +81,8 @@ class WebSocketInbox:
             self._parts.clear()
             self._end(wire.close_frame(_MESSAGE_TOO_BIG))
             return False
-        self._parts.append(event.data)
+        if event.data or not self._parts:  # empty fragments without end would be kept
+            self._parts.append(event.data)
         if event.message_finished:
             parts, self._parts, self._size = self._parts, [], 0
             self._session.on_message(_join(parts))

@@ -25,6 +25,7 @@ class AsgiOutbox:
         self._pending = b""
         self._sending_since_s = _NEVER_S
         self._finishing = False
+        self._is_gone = False
         self._ring, self._doorbell = trio.open_memory_channel[None](1)
         self._drained = trio.Event()
         self._drained.set()
@@ -78,10 +79,13 @@ class AsgiOutbox:
 
     def stalled(self) -> None:
         """The server has given the peer up: it took not a byte for too long."""
+        self._is_gone = True
+        self.writable = False
+        self._drained.set()
         if self.on_stalled is not None:
             self.on_stalled()
 
     async def wait_writable(self) -> bool:
-        """Wait until nothing is unsent. Cancellation: atomic."""
+        """Wait until nothing is unsent; False when the peer is gone. Cancellation: atomic."""
         await self._drained.wait()
-        return True
+        return not self._is_gone
