@@ -5,6 +5,8 @@ Written from the RFCs alone, without the gateway's own encoders: a mistake there
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import socket
 import ssl
 import struct
@@ -32,6 +34,34 @@ CLOSE = 0x88
 PING = 0x89
 
 
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """An id: of which life of the gateway, and where in it. PROTOCOL B1."""
+
+    epoch: bytes
+    sequence: int
+
+    @property
+    def id(self) -> bytes:
+        """As it stands on the wire."""
+        return b"%b-%d" % (self.epoch, self.sequence)
+
+    def plus(self, messages: int) -> Position:
+        """That of a later message."""
+        return Position(self.epoch, self.sequence + messages)
+
+    def is_after(self, other: Position) -> bool:
+        """Whether it is a later one of the same life."""
+        return self.epoch == other.epoch and self.sequence > other.sequence
+
+    @classmethod
+    def of(cls, event_id: bytes) -> Position:
+        """The position that an id names. Raises: AssertionError when it has another form."""
+        found = re.fullmatch(rb"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})", event_id)
+        assert found is not None, f"an id of another form: {event_id!r}"
+        return cls(found[1], int(found[2]))
+
+
 class Wire:
     """One TCP connection to a port of 127.0.0.1, in bytes; each call has an absolute deadline.
 
@@ -48,6 +78,11 @@ class Wire:
     ) -> None:
         self._socket = socket.socket()
         self._buffer = bytearray()
+<<<<<<< HEAD
+=======
+        #: Where the stream stands, as far as it was told.
+        self.position: Position | None = None
+>>>>>>> five
         self._start()
         if receive_buffer_bytes is not None:
             # before the connect, or the window that was offered is larger
@@ -121,12 +156,17 @@ class Wire:
 
     def read_frame(self) -> tuple[int, bytes]:
         """One unmasked frame: its first byte, and its payload. RFC 6455 §5.2."""
-        first, size = self.read(2)
-        if size == 126:
-            size = int.from_bytes(self.read(2), "big")
-        elif size == 127:
-            size = int.from_bytes(self.read(8), "big")
-        return first, self.read(size)
+        frame = self.take_frame()
+        return frame[0], frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+    def take_frame(self) -> bytes:
+        """One unmasked frame, as it stands on the wire."""
+        head = self.read(2)
+        size = head[1]
+        if size > 125:
+            head += self.read(2 if size == 126 else 8)
+            size = int.from_bytes(head[2:], "big")
+        return head + self.read(size)
 
     def read_event(self) -> bytes:
         """One bare SSE event, with the empty line that ends it."""
@@ -134,10 +174,14 @@ class Wire:
 
     def read_chunk(self) -> bytes:
         """The body of one HTTP/1.1 chunk; empty at the end of the response."""
-        size = int(self.read_until(b"\r\n"), 16)
-        body = self.read(size)
-        assert self.read(2) == b"\r\n"
-        return body
+        body = self.take_chunk().partition(b"\r\n")[2]
+        assert body.endswith(b"\r\n")
+        return body[:-2]
+
+    def take_chunk(self) -> bytes:
+        """One HTTP/1.1 chunk, as it stands on the wire. RFC 9112 §7.1."""
+        head = self.read_until(b"\r\n")
+        return head + self.read(int(head, 16) + 2)
 
     def finish(self) -> None:
         """Say that nothing more will be sent (FIN)."""
@@ -218,14 +262,16 @@ def close_frame(code: int) -> bytes:
     return struct.pack("!BBH", CLOSE, 2, code)
 
 
-def message_text(data: bytes) -> bytes:
-    """PROTOCOL A2: the WebSocket text message around one JSON value."""
-    return b'{"event":"message","data":' + data + b"}"
+def event_text(name: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
+    """PROTOCOL A2, B1: the WebSocket text message around one JSON value."""
+    id_key = b"" if event_id is None else b'"id":"' + event_id + b'",'
+    return b'{"event":"' + name + b'",' + id_key + b'"data":' + data + b"}"
 
 
-def message_event(data: bytes) -> bytes:
-    """PROTOCOL A2: the SSE event around one JSON value."""
-    return b"event: message\ndata: " + data + b"\n\n"
+def event_block(name: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
+    """PROTOCOL A2, B1: the SSE event around one JSON value."""
+    id_line = b"" if event_id is None else b"id: " + event_id + b"\n"
+    return b"event: " + name + b"\n" + id_line + b"data: " + data + b"\n\n"
 
 
 def chunk(body: bytes) -> bytes:

@@ -37,9 +37,11 @@ from tracker.app import (
     reconnect_after_ms,
     serve_gateway,
 )
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import WEBSOCKET, CloseReason, Stream
+from tracker.domain.reasons import CloseReason
+from tracker.domain.stream import Stream
+from tracker.domain.transport import WEBSOCKET
 from tracker.mqtt.link import Link
 from tracker.readiness import Readiness
 from tracker.server.serve import Server
@@ -137,7 +139,7 @@ class _NoServer:
 async def test_the_clients_are_sent_away_spread_over_the_drain(
     autojump_clock: MockClock,
 ) -> None:
-    hub = Hub(QueueLimits(), devices_limit=1)
+    hub = Hub(HubSettings(queue=QueueLimits(), devices_limit=1))
     begun_s = trio.current_time()
     closed_s: list[float] = []
     outboxes = [FakeOutbox() for _ in range(8)]

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
-from tests.gateway import Gateway, payload_of, start_gateway, start_stock_gateway
+from tests.gateway import STREAM, Gateway, payload_of, start_gateway, start_stock_gateway
+from tests.http2 import Http2Client, connect_tls, tls_context
 from tests.mosquitto import Mosquitto, broker, start_mosquitto
 from tests.publisher import Publisher
-from tests.raw import TEXT, Wire, open_sse, open_websocket
+from tests.raw import TEXT, Wire, open_sse, open_websocket, text_frame
 from tests.serving import Serving, wait_until
 from tests.web.client import EventsClient, Heard, SocketClient, StreamClient, open_client
 from tests.web.test_options import numbers, on_each_transport, publish
@@ -243,6 +245,45 @@ async def test_resume_behind_a_stock_server(nursery: trio.Nursery) -> None:
         assert hello.data["position"] == f"{epoch}-1"
         assert resume.data == {"status": "continued", "missed": 2, "position": f"{epoch}-1"}
         assert [(each.number, each.id) for each in heard] == [(2, f"{epoch}-2"), (3, f"{epoch}-3")]
+
+
+async def test_resume_over_http2(nursery: trio.Nursery, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pair = tmp_path / "pair.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pair)
+    gateway = await start_gateway(nursery, http={"certfile": str(pair), "keyfile": str(pair)})
+    await publish(gateway, 1, 2)
+    epoch = gateway.parts.hub.epoch
+    position = f"{epoch}-1"
+
+    path = f"{STREAM}?device_ids=A&last_event_id={position}"
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = await connect_tls(gateway.port, tls_context(str(tmp_path / "ca.pem"), "h2"))
+    client = Http2Client(tls)
+    await client.start()
+    events = await client.request(path)
+    resumed = b'{"status":"continued","missed":1,"position":"%b"}' % position.encode()
+    data = b'{"timestamp":2,"data":{"DEVICE_ID":"A","N":2}}'
+    expected = b"id: %b\n\nevent: resume\ndata: %b\n\nevent: message\nid: %b-2\ndata: %b\n\n" % (
+        position.encode(),
+        resumed,
+        epoch.encode(),
+        data,
+    )
+    while len(client.data[events]) < len(expected):
+        await client.receive()
+    assert bytes(client.data[events]).startswith(expected)
+    while not client.connection.remote_settings.enable_connect_protocol:
+        await client.receive()
+    socket = await client.open_websocket(path, (":protocol", "websocket"))
+    while data not in client.data[socket]:
+        await client.receive()
+    texts = [
+        b'{"event":"resume","data":%b}' % resumed,
+        b'{"event":"message","id":"%b-2","data":%b}' % (epoch.encode(), data),
+    ]
+    assert bytes(client.data[socket]) == b"".join(map(text_frame, texts))
+    tls.transport_stream.socket.close()
 
 
 # A real `tracker serve`, restarted.

@@ -90,7 +90,7 @@ class Browser:
 
     def _visit(self, started: trio.Event) -> None:
         # Connections that are refused are what this is about: no console error counts.
-        with open_page(self._path, [], 800, 600, "light") as page:
+        with open_page(self._path, [], 800, 600, "light", ()) as page:
             page.goto(f"http://127.0.0.1:{self._port}/healthz")
             kinds = [[kind, list(ids)] for kind, ids in self._streams]
             page.evaluate(_SCRIPT, [kinds, _NAMES])

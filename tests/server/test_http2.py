@@ -16,7 +16,7 @@ from tests.http2 import Http2Client, connect_tls, tls_context
 from tests.mqtt.conftest import Certificates
 from tests.peer import BINARY, CLOSE, DEADLINE_S, PING, PONG, TEXT, client_frame, close_frame
 from tracker.domain.event import reconnect
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 from tracker.server import connection, http2
 from tracker.server.http2 import _BoundedBuffer
 

@@ -33,7 +33,7 @@ from tests.peer import (
     request_head,
 )
 from tracker.app import Parts, hypercorn_config
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 from tracker.server import connection, request, serve, sockets
 from tracker.server.serve import Server
 from tracker.server.sockets import BindError

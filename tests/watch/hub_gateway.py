@@ -234,6 +234,6 @@ class HubGateway:
     async def _hear(self, websocket: WebSocketConnection, stream: Stream, hub: Hub) -> None:
         while True:
             text = await websocket.get_message()
-            answer = perform(text, stream, hub, limit=DEVICES_LIMIT, now_ns=0)
+            answer = perform(str(text), stream, hub, limit=DEVICES_LIMIT, now_ns=0)
             if answer is not None:
                 stream.answer(answer)

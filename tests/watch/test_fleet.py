@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.watch.fleet import Fleet, Rate, Row, number
-from tracker.watch.message import Message
+from tracker.watch.message import Message, Snapshot
 
 
 def said(device_id: str, **data: object) -> Message:
     return Message(device_id=device_id, timestamp="", data=data, text="")
+
+
+def past(device_id: str, **data: object) -> Snapshot:
+    return Snapshot(device_id=device_id, timestamp="", data=data, text="")
 
 
 def test_rows_come_in_the_order_asked_for_then_in_that_of_their_coming() -> None:
@@ -24,6 +28,24 @@ def test_rows_come_in_the_order_asked_for_then_in_that_of_their_coming() -> None
         Row("C", age_s=4, per_s=0.25),
     ]
     assert fleet.per_s(4) == 0.5
+
+
+def test_the_past_is_shown_until_there_is_news() -> None:
+    fleet = Fleet(["A"])
+    fleet.note_past(past("A", SPEED=1), -50)
+    fleet.note_past(past("A", SPEED=2), -60)  # older
+    assert fleet.rows(0) == [Row("A", age_s=50, speed=1.0)]
+    fleet.note(said("A", SPEED=3), 10)
+    fleet.note_past(past("A", SPEED=4), 5)
+    assert fleet.rows(10) == [Row("A", age_s=0, speed=3.0, per_s=1.0)]
+
+
+def test_losses_are_summed() -> None:
+    fleet = Fleet(["A"])
+    fleet.note_lost("A", 2)
+    fleet.note_lost("A", 3)
+    fleet.note_lost("B", 1)
+    assert fleet.rows(0) == [Row("A", lost=5), Row("B", lost=1)]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ from tracker.watch import (
     HandshakeError,
     InvalidRequestError,
     Message,
+    RefusedError,
+    Resume,
+    ResumeStatus,
     State,
     Stream,
     StreamError,
@@ -280,6 +283,51 @@ async def test_no_hint_is_obeyed_for_ever(autojump_clock: MockClock, nursery: tr
     assert gateway.attempts_s == [0, 300]
 
 
+# A gateway of old, which knows no ids
+
+
+async def test_after_a_cut_it_is_told_that_what_came_meanwhile_is_missing(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    first = sends(message_text("A"), then=vanishes)
+    gateway = FakeGateway(nursery, first, sends(PING, message_text("A", 2)))
+    async with opened(gateway, backoff_min_s=1) as stream:
+        events = stream.events()
+        got = [await anext(events) for _ in range(3)]
+        assert stream.position == "-"
+    assert got == [
+        message("A"),
+        Resume(
+            name="resume",
+            data={"status": "reset", "missed": None, "position": ""},
+            text='{"status":"reset","missed":null,"position":""}',
+            status=ResumeStatus.RESET,
+        ),
+        message("A", 2),
+    ]
+    assert gateway.targets[1] == "/api/v1/stream?hello=1&ping=20&last_event_id=-&device_ids=A,B"
+
+
+async def test_it_takes_no_operations(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    gateway = FakeGateway(nursery, sends(message_text("A"), message_text("B")))
+    async with opened(gateway) as stream:
+        assert [await anext(stream), await anext(stream)] == [message("A"), message("B")]
+        with pytest.raises(RefusedError, match="the gateway takes no operations"):
+            await stream.subscribe(["C"])
+        assert stream.device_ids == ("A", "B")
+
+
+async def test_operations_end_with_the_stream(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    gateway = FakeGateway(nursery, holds(5, closes(4401, "no token")))
+    async with opened(gateway) as stream:
+        for _ in range(2):
+            with pytest.raises(TokenError, match="no token"):
+                await stream.subscribe(["C"])
+        assert trio.current_time() == 5
+
+
 # What answers the handshake
 
 
@@ -374,6 +422,20 @@ async def test_a_silent_connection_is_taken_for_dead(
         await stream.state.wait_value(State.LIVE)
         await trio.sleep(100)
     assert gateway.attempts_s == [0, 151]
+
+
+async def test_a_short_interval_is_asked_for_and_its_lack_noticed(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    hello = '{"event":"hello","data":{"version":"1","ping_s":10,"buffer":100,"position":"e-0"}}'
+    gateway = FakeGateway(nursery, sends(hello, then=holds(25, listens)), listens)
+    async with opened(gateway, backoff_min_s=1, ping_s=8) as stream:
+        await stream.state.wait_value(State.WAITING)
+        assert stream.statistics().problem == "nothing came for 25 s"
+        await trio.sleep(30)
+    assert "&ping=8&" in gateway.targets[0]
+    # the second never said hello: it is as old as the first, or hangs
+    assert gateway.attempts_s == [0, 26, 52]
 
 
 async def test_pings_are_a_sign_of_life(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -45,12 +45,14 @@ def frame(
     columns: int = 80,
     lines: int = 24,
     colours: bool = False,
+    notice: str = "",
 ) -> list[str]:
     return render(
         rows,
         title="http://gateway",
         statistics=statistics,
         per_s=1.05,
+        notice=notice,
         columns=columns,
         lines=lines,
         colours=colours,
@@ -72,6 +74,20 @@ def test_away() -> None:
     assert frame(statistics=AWAY)[:2] == [
         "NO CONNECTION, again in 3 s  1.1/s  2 reconnects  3 devices  http://gateway",
         r"connection refused\x1b[2J",
+    ]
+
+
+def test_losses() -> None:
+    rows = [dataclasses.replace(ROWS[0], lost=12), *ROWS[1:]]
+    shown = frame(rows, dataclasses.replace(LIVE, lost=12), notice="lost: 12 of A\x1b[2J, 3 s ago")
+    assert shown == [
+        "live  1.1/s  2 reconnects  12 lost  3 devices  http://gateway",
+        r"lost: 12 of A\x1b[2J, 3 s ago",
+        "",
+        "DEVICE          AGE   SPEED              POSITION      RATE    LOST",
+        "0848086072    0.4 s    45.0   -33.45670 -70.67890     1.0/s      12",
+        r"bus\x1b[31m    61 s       -     53.00000 -2.90000   3.0/min       -",
+        "nobody        never       -                     -         -       -",
     ]
 
 

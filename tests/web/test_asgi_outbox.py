@@ -10,9 +10,10 @@ from trio.testing import MockClock
 
 from tests.fakes import make_message
 from tests.mqtt.checkpoints import cancelled_everywhere
-from tracker.domain.hub import Hub
+from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.stream import WEBSOCKET_LINES, CloseReason
+from tracker.domain.reasons import CloseReason
+from tracker.domain.transport import WEBSOCKET_LINES
 from tracker.web.asgi_outbox import AsgiOutbox
 
 DEADLINE_S = 20.0
@@ -119,7 +120,7 @@ async def test_a_stream_loses_nothing_and_keeps_its_order(
     steps: list[str | int],
 ) -> None:
     """Nobody is behind: as many as come are kept, up to the bytes."""
-    hub = Hub(QueueLimits(messages=3), devices_limit=5)
+    hub = Hub(HubSettings(queue=QueueLimits(messages=3), devices_limit=5))
     outbox = AsgiOutbox()
     sent: list[bytes] = []
 
@@ -147,7 +148,7 @@ async def test_a_stream_loses_nothing_and_keeps_its_order(
 
 
 async def test_a_stalled_client_is_told_to_the_stream() -> None:
-    hub = Hub(QueueLimits(), devices_limit=5)
+    hub = Hub(HubSettings(queue=QueueLimits(), devices_limit=5))
     outbox = AsgiOutbox()
     stream = hub.open_stream(["1"], outbox, WEBSOCKET_LINES)
     outbox.write_nowait(b"unread")

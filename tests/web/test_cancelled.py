@@ -16,7 +16,7 @@ from tests.gateway import STREAM, make_settings
 from tracker.app import Parts
 from tracker.domain.event import reconnect
 from tracker.domain.outbox import DOOR_EXTENSION, Session
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 
 _STEPS_LIMIT = 2000
 

@@ -356,14 +356,14 @@ async def test_a_cut_stream_comes_back_by_itself(gateway: FakeGateway, transport
         page.get_by_role("radio", name=transport).check()
         row(page, "4720").click()
         publish(gateway, "4720", message("4720", n=0))
-        expect(page.locator(".message")).to_have_count(1)
+        expect(page.locator(".message-json")).to_have_count(1)
         wait_until(lambda: gateway.open_streams == 1)
 
         trio.from_thread.run_sync(gateway.cut)
         expect(page.locator("#link")).to_have_attribute("data-state", "waiting")
         expect(page.locator("#link-text")).to_have_text("Live")
         publish(gateway, "4720", message("4720", n=1))
-        expect(page.locator(".message")).to_have_count(2)
+        expect(page.locator(".message-json")).to_have_count(2)
 
         trio.from_thread.run_sync(gateway.cut, 30_000)
         expect(page.locator("#link-text")).to_have_text("Reconnecting in 30 s")

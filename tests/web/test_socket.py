@@ -16,7 +16,7 @@ import websockets.sync.client
 from tests.gateway import DEADLINE_S, STREAM, Gateway, start_gateway, start_stock_gateway
 from tests.peer import CLOSE, PING, TEXT, Frame, client_frame
 from tracker.domain.event import reconnect
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 from tracker.server import connection
 from tracker.web import last_words
 

@@ -11,7 +11,7 @@ from tests.event_stream import Dispatched, EventStream
 from tests.gateway import STREAM, start_gateway, start_stock_gateway
 from tests.peer import request_head
 from tracker.domain.event import reconnect
-from tracker.domain.stream import CloseReason
+from tracker.domain.reasons import CloseReason
 
 TARGET = f"{STREAM}?device_ids=a"
 

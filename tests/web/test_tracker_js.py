@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,10 @@ async def meet(
         nursery.cancel_scope.cancel()
 
 
+def has_passed(time_s: float) -> bool:
+    return time.monotonic() > time_s
+
+
 def call(function: Callable[..., object], *arguments: object) -> None:
     trio.from_thread.run_sync(function, *arguments)
 
@@ -158,23 +162,28 @@ async def test_through_cuts_nothing_is_lost_and_nothing_comes_twice(transport: s
         client = Client(page, proxy.url, deviceIds=devices, transport=transport)
         client.wait_state("live")
         published = dict.fromkeys(devices, 0)
-        cuts, lasts_until = 0, 0.0
-        while client.call("log.filter(([name]) => name === 'resume').length") < 8:
-            if client.call("tracker.state") != "live":
-                # One that lasts for less makes the pauses grow.
-                lasts_until = time.monotonic() + dice.uniform(0.5, 0.9)
-            elif cuts < 8 and time.monotonic() > lasts_until:
-                cuts, lasts_until = cuts + 1, math.inf
-                # In the midst of what comes next, or between two messages.
-                if dice.random() < 0.7:
-                    call(proxy.cut_after, dice.randrange(1, 400))
-                else:
-                    call(proxy.cut)
-            for device_id in devices:
-                first = published[device_id]
-                published[device_id] += dice.randrange(8)
-                publish(gateway, device_id, *range(first, published[device_id]))
-            page.wait_for_timeout(dice.randrange(30))
+
+        def go_on(is_over: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + DEADLINE_S
+            while not is_over():
+                assert time.monotonic() < deadline
+                for device_id in devices:
+                    first = published[device_id]
+                    published[device_id] += dice.randrange(8)
+                    publish(gateway, device_id, *range(first, published[device_id]))
+                page.wait_for_timeout(dice.randrange(30))
+
+        for cut in range(1, 9):
+            # One that lasts for less makes the pauses grow.
+            lasts_until = time.monotonic() + dice.uniform(0.5, 0.9)
+            go_on(partial(has_passed, lasts_until))
+            # In the midst of what comes next, or between two messages.
+            if dice.random() < 0.7:
+                call(proxy.cut_after, dice.randrange(1, 400))
+            else:
+                call(proxy.cut)
+            resumed = f"log.filter(([name]) => name === 'resume').length === {cut}"
+            go_on(partial(client.call, resumed))
         for device_id in devices:
             publish(gateway, device_id, published[device_id])
             client.wait_message(device_id, published[device_id])
@@ -222,8 +231,10 @@ async def test_devices_come_and_go_on_the_live_stream(transport: str) -> None:
         client = Client(page, proxy.url, deviceIds=["a"], transport=transport, last=True)
         client.wait("log.some(([name]) => name === 'snapshot')")
         # Many calls are one operation.
-        client.call("['b', 'x', 'y', 'z', 7].forEach((id) => tracker.subscribe(id))")
-        client.call("tracker.unsubscribe(['x', 'y'])")
+        client.call(
+            "['b', 'x', 'y', 'z', 7].forEach((id) => tracker.subscribe(id)),"
+            " tracker.unsubscribe(['x', 'y'])"
+        )
         wait_until(lambda: gateway.statistics.subscriptions == 4)
         client.wait_state("live")
         publish(gateway, "b", 1)
