@@ -78,11 +78,8 @@ class Wire:
     ) -> None:
         self._socket = socket.socket()
         self._buffer = bytearray()
-<<<<<<< HEAD
-=======
         #: Where the stream stands, as far as it was told.
         self.position: Position | None = None
->>>>>>> five
         self._start()
         if receive_buffer_bytes is not None:
             # before the connect, or the window that was offered is larger
