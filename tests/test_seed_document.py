@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -29,10 +30,11 @@ from tests.mosquitto import Mosquitto
 from tests.publisher import Publisher
 from tests.raw import (
     HANDSHAKE,
+    Position,
     Wire,
     close_frame,
-    message_event,
-    message_text,
+    event_block,
+    event_text,
     open_websocket,
     parse_head,
     read_head,
@@ -325,18 +327,29 @@ def test_python_websockets(gateway: Serving, device: Publisher, tmp_path: Path) 
     ]
 
 
+def rising_ids(ids: list[bytes]) -> list[bytes]:
+    """The ids, which part B adds to what the document shows: each is later than the last."""
+    positions = [Position.of(event_id) for event_id in ids]
+    assert all(later.is_after(sooner) for sooner, later in pairwise(positions))
+    return ids
+
+
 def test_curl_handshake(gateway: Serving, device: Publisher, tmp_path: Path) -> None:
     program("openssl")
     with run_curl("Usando curl + websocat/bash", tmp_path, gateway) as curl:
         gateway.wait_subscribers(1)
         publish_news(device)
-        frames = [text_frame(message_text(payload)) for payload in PAYLOADS]
-        wait_until(lambda: frames[1] in curl.printed, "the second message")
+        wait_until(lambda: PAYLOADS[1] in curl.printed, "the second message")
         head, _, body = curl.printed.partition(b"\r\n\r\n")
     status, headers = parse_head(head)
     assert (status, headers["upgrade"].lower()) == ("HTTP/1.1 101", "websocket")
     assert re.fullmatch(r"[A-Za-z0-9+/]{27}=", headers["sec-websocket-accept"])
     ping = text_frame(b'{"event":"ping","data":{"type":"keep-alive"}}')
+    ids = rising_ids(re.findall(rb'"id":"([^"]*)"', body))
+    frames = [
+        text_frame(event_text(b"message", payload, event_id))
+        for payload, event_id in zip(PAYLOADS, ids, strict=True)
+    ]
     assert body.replace(ping, b"") == b"".join(frames)
 
 
@@ -344,13 +357,17 @@ def test_curl_sse(own_gateway: Serving, device: Publisher, tmp_path: Path) -> No
     with run_curl("Retrocompatibilidad/bash", tmp_path, own_gateway) as curl:
         own_gateway.wait_subscribers(1)
         publish_news(device)
-        wait_until(lambda: message_event(PAYLOADS[1]) in curl.printed, "the second message")
+        wait_until(lambda: PAYLOADS[1] in curl.printed, "the second message")
         own_gateway.ask_to_stop()
         # curl ends with the stream, and finds its end a proper one
         assert curl.process.wait(20) == 0
         printed = curl.printed
     printed = printed.replace(b'event: ping\ndata: {"type":"keep-alive"}\n\n', b"")
-    events = b"".join(map(message_event, PAYLOADS))
+    start, *ids = rising_ids(re.findall(rb"^id: (.*)$", printed, re.M))
+    events = b"id: %b\n\n" % start + b"".join(
+        event_block(b"message", payload, event_id)
+        for payload, event_id in zip(PAYLOADS, ids, strict=True)
+    )
     assert printed.startswith(events)
     assert re.fullmatch(rb"retry: \d+\nevent: reconnect\ndata: .*\n\n", printed[len(events) :])
 
@@ -414,9 +431,9 @@ def test_the_data_message(gateway: Serving, device: Publisher) -> None:
         device.publish("trackers/x", payload)
         while (text := wire.read_frame()[1]) == compact("Mensaje Keep-Alive (Ping)/json"):
             pass
-    assert text == message_text(payload)
-    assert json.loads(text) == message
-    assert list(json.loads(text)) == list(message)
+    (event_id,) = rising_ids(re.findall(rb'"id":"([^"]*)"', text))
+    assert text == event_text(b"message", payload, event_id)
+    assert json.loads(text) == {**message, "id": event_id.decode()}
 
 
 def test_the_keep_alive_message(gateway: Serving) -> None:
