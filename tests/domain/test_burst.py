@@ -22,7 +22,7 @@ from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET
 
 DEVICES = ("1", "2", "3")
 TRANSPORTS = (WEBSOCKET, WEBSOCKET_LINES, SSE_CHUNKED, SSE_BARE)
-ANSWER = ack("ping", 1)
+ANSWER = ack("ping", 1, None)
 
 
 def make_hub(limits: QueueLimits | None = None, *, overflow: Overflow = Overflow.DROP_NEW) -> Hub:
@@ -283,7 +283,7 @@ def test_the_position_of_an_answer_is_behind_what_was_published() -> None:
     hub, outbox = make_hub(), FakeOutbox(appetite=0)
     with open_clear(hub, outbox) as stream:
         hub.publish_batch([message(1)])
-        answer = ack("subscribe", None, position=str(hub.position_of(stream)))
+        answer = ack("subscribe", None, hub.position_of(stream))
         stream.answer(answer)
         outbox.feed()
         assert outbox.kernel == message(1).frame() + answer.frame()
