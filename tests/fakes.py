@@ -78,6 +78,30 @@ class FakeOutbox:
         self.appetite -= taken
 
 
+class BusyOutbox(FakeOutbox):
+    """An outbox that holds unsent bytes of others when the stream begins: a response's head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writable = False
+        self._is_busy = True
+
+    @property
+    def refusing(self) -> bool:
+        return self._is_busy or bool(self.tail)
+
+    def feed(self, size_bytes: float = inf) -> None:
+        """Let the kernel take what was there before, and `size_bytes` more."""
+        if self._is_busy:
+            self._is_busy = False
+            self.appetite = size_bytes
+            self.writable = True
+            if self.on_writable is not None:
+                self.on_writable()
+        else:
+            super().feed(size_bytes)
+
+
 class ServedOutbox(FakeOutbox):
     """An outbox that another task serves, over ASGI or TLS: no write leaves where it is made.
 

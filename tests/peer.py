@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import socket
 from dataclasses import dataclass
 
@@ -170,6 +171,14 @@ class Peer:
         """Ask for a stream of events; returns the head of the answer."""
         await self.send(request_head(f"/api/v1/stream?device_ids={device_ids}", *headers))
         return await self.read_head()
+
+    async def read_position(self) -> str:
+        """The id in the block with which a stream of events begins. PROTOCOL B1."""
+        block = await self.read_chunk()
+        found = re.fullmatch(rb"id: ([0-9a-z]{1,32}-(?:0|[1-9][0-9]{0,17}))\n\n", block)
+        if found is None:
+            raise WireError(f"no position at the start of the stream, but {block!r}")
+        return found[1].decode()
 
     # WebSocket
 

@@ -13,7 +13,6 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -48,11 +47,17 @@ def payload(number: int) -> bytes:
 
 
 class Watcher:
-    """A client, and the numbers of what it received; each message is compared whole."""
+    """A client, and the numbers of what it received; each message is compared whole, but for
+    its id, which must be above the one before.
+
+    `outages`: after how many messages it was told that the broker is gone, or back.
+    """
 
     def __init__(self, peer: Peer, *, websocket: bool, device_ids: tuple[str, ...]) -> None:
         self.device_ids = device_ids
         self.numbers: list[int] = []
+        self.outages: list[tuple[int, bool]] = []
+        self._sequence = 0
         self._received = trio.Event()
         self._peer = peer
         self._websocket = websocket
@@ -65,7 +70,7 @@ class Watcher:
             while True:
                 data = await (self._next_frame() if self._websocket else self._next_event())
                 if data is not None:
-                    self._take(data)
+                    self._take(*data)
         finally:
             self._peer.forget()
 
@@ -75,25 +80,41 @@ class Watcher:
             assert (await self._peer.open_websocket(ids)).status == 101
         else:
             assert (await self._peer.open_sse(ids)).status == 200
+            await self._peer.read_position()
 
-    async def _next_frame(self) -> bytes | None:
+    async def _next_frame(self) -> tuple[int, bytes] | None:
         frame = await self._peer.read_frame()
         if frame.opcode == PING or frame.payload == PING_EVENT:
             return None
         assert frame.opcode == TEXT
-        found = re.fullmatch(rb'\{"event":"message","data":(.*)\}', frame.payload)
+        if change := re.fullmatch(
+            rb'\{"event":"upstream","data":\{"connected":(\w+)\}\}', frame.payload
+        ):
+            self._note_outage(change[1])
+            return None
+        found = re.fullmatch(
+            rb'\{"event":"message","id":"[0-9a-z]+-([0-9]+)","data":(.*)\}', frame.payload
+        )
         assert found is not None, frame
-        return found[1]
+        return int(found[1]), found[2]
 
-    async def _next_event(self) -> bytes | None:
+    async def _next_event(self) -> tuple[int, bytes] | None:
         chunk = await self._peer.read_chunk()
         if chunk in (HEARTBEAT_SSE, PING_SSE):
             return None
-        found = re.fullmatch(rb"event: message\ndata: (.*)\n\n", chunk)
+        if change := re.fullmatch(rb'event: upstream\ndata: \{"connected":(\w+)\}\n\n', chunk):
+            self._note_outage(change[1])
+            return None
+        found = re.fullmatch(rb"event: message\nid: [0-9a-z]+-([0-9]+)\ndata: (.*)\n\n", chunk)
         assert found is not None, chunk
-        return found[1]
+        return int(found[1]), found[2]
 
-    def _take(self, data: bytes) -> None:
+    def _note_outage(self, is_connected: bytes) -> None:
+        self.outages.append((len(self.numbers), json.loads(is_connected)))
+
+    def _take(self, sequence: int, data: bytes) -> None:
+        assert sequence > self._sequence
+        self._sequence = sequence
         number = json.loads(data)["data"]["N"]
         assert data == payload(number)
         assert f"d{number % DEVICES}" in self.device_ids
@@ -110,11 +131,21 @@ class Watcher:
         return time.monotonic()
 
     def losses(self, sent: list[int]) -> int:
-        """In how many places messages are missing, of those that were sent before its last."""
+        """In how many places messages are missing, of those that were sent before its last.
+
+        Raises: AssertionError when it was not told, in that place, that this may be so.
+        """
         wanted = [n for n in sent if f"d{n % DEVICES}" in self.device_ids and n <= self.numbers[-1]]
         received = set(self.numbers)
         assert received <= set(wanted)
-        return sum(not is_received for is_received, _ in groupby(wanted, received.__contains__))
+        places, got = set(), 0
+        for number in wanted:
+            if number in received:
+                got += 1
+            else:
+                places.add(got)
+        assert places <= {at for at, is_connected in self.outages if is_connected}
+        return len(places)
 
 
 @contextlib.asynccontextmanager
@@ -168,6 +199,9 @@ async def prove_outages(
                 await wait_all(clients, publishing.next_number + RATE_HZ)
         statistics = await trio.to_thread.run_sync(gateway.statistics)
         assert statistics.active_subscribers == 2 * CLIENTS
+        # Each outage was told, at both of its ends, to everybody.
+        for client in clients:
+            assert [change for _, change in client.outages] == [False, True] * len(away_s)
         losses = {client.losses(publishing.sent) for client in clients}
         # Nothing is lost but what was under way when the broker died.
         assert max(losses) <= len(away_s)
@@ -263,12 +297,22 @@ async def test_a_reconnect_beside_more_than_1023_connections(tmp_path: Path) -> 
                     data = b'{"timestamp":"t","data":{"DEVICE_ID":"c%d"}}' % index
                     device.publish("trackers/x", data)
             for index, peer in enumerate(peers):
-                while (frame := await peer.read_frame()).payload in (b"", PING_EVENT):
-                    pass
-                assert frame.payload == (
-                    b'{"event":"message","data":{"timestamp":"t","data":{"DEVICE_ID":"c%d"}}}'
-                    % index
+                told: list[bytes] = []
+                while len(told) < 3:
+                    text = (await peer.read_frame()).payload
+                    if text not in (b"", PING_EVENT):
+                        told.append(text)
+                # Who came while the broker was gone was told so too.
+                assert told[:2] == [
+                    b'{"event":"upstream","data":{"connected":false}}',
+                    b'{"event":"upstream","data":{"connected":true}}',
+                ]
+                data = b'{"timestamp":"t","data":{"DEVICE_ID":"c%d"}}' % index
+                found = re.fullmatch(
+                    rb'\{"event":"message","id":"[0-9a-z]+-([0-9]+)","data":(.*)\}', told[2]
                 )
+                assert found is not None
+                assert (int(found[1]), found[2]) == (index + 1, data)
         finally:
             for peer in peers:
                 peer.forget()

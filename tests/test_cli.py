@@ -214,6 +214,13 @@ stall_s = 10.0                       # default
 drain_s = 2.0                        # default
 client_message_bytes = 65536         # default
 client_messages_per_s = 50           # default
+coalesce_ms = 0.0                    # default
+overflow = "drop_new"                # default
+latest_after_overflows = 0           # default
+history_messages = 100               # default
+history_age_s = 900.0                # default
+history_bytes = 67108864             # default
+# history_file                       # not set, default
 
 [http]
 bind = ["[::1]:8000"]                # hypercorn.toml
@@ -235,6 +242,7 @@ h11_max_incomplete_size = 32768      # default
 cors_origins = []                    # default
 devices = true                       # tracker.toml
 devices_limit = 100000               # default
+connections = false                  # default
 page = true                          # default
 ready_grace_s = 30.0                 # default
 

@@ -11,8 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fakes import FakeOutbox
 from tracker.domain.event import PING
+from tracker.domain.history import HistoryLimits
 from tracker.domain.hub import Hub, HubSettings
-from tracker.domain.queue import QueueLimits
+from tracker.domain.options import StreamOptions
+from tracker.domain.queue import Overflow, QueueLimits
 from tracker.domain.reasons import CloseReason
 from tracker.domain.transport import SSE_CHUNKED, WEBSOCKET
 from tracker.logs import LogStatistics, StderrHandler
@@ -31,7 +33,14 @@ class Parts:
     """The parts that are measured; nothing runs."""
 
     def __init__(self) -> None:
-        self.hub = Hub(HubSettings(queue=QueueLimits(messages=2, events=1), devices_limit=10))
+        self.hub = Hub(
+            HubSettings(
+                queue=QueueLimits(messages=2, events=1),
+                history=HistoryLimits(messages=4),
+                devices_limit=10,
+            ),
+            epoch="e",
+        )
         self.ingest = Ingest(self.hub)
         self.link = Link(MqttSettings())
         self.metrics = Metrics(self.hub, self.ingest, self.link)
@@ -83,16 +92,26 @@ async def test_a_scrape_says_what_the_statistics_say() -> None:
     with (
         hub.open_stream(["1", "2"], FakeOutbox(), WEBSOCKET),
         hub.open_stream(["1"], FakeOutbox(appetite=0), SSE_CHUNKED) as slow,
+        hub.open_stream(
+            ["1"], FakeOutbox(appetite=0), WEBSOCKET, StreamOptions(overflow=Overflow.LATEST)
+        ),
     ):
+        slow.flush()  # its first position, which the kernel refuses
         gone = hub.open_stream(["1"], FakeOutbox(), SSE_CHUNKED)
         gone.close(CloseReason.STALLED)
         gone.leave()
-        await ingest.publish([mqtt(b'{"DEVICE_ID":1}')] * 5)
+        await ingest.publish([mqtt(b'{"DEVICE_ID":1}')] * 2)
+        await ingest.publish([mqtt(b'{"DEVICE_ID":1}')] * 3)
         await ingest.publish([mqtt(b'{"DEVICE_ID":9}', retain=True), mqtt(b""), mqtt(b"[]")])
-        for _ in range(4):
+        for _ in range(3):
             slow.post(PING)
+        for last_event_id in ("e-5", "e-0", "another life's"):
+            options = StreamOptions(last_event_id=last_event_id)
+            with hub.open_stream(["1"], FakeOutbox(), SSE_CHUNKED, options) as resumed:
+                resumed.flush()
         samples = parts.samples()
-        # Of the slow one's five, two went to the outbox when the third came.
+        # Of five messages two wait for the slow one; the one that wants the latest was sent
+        # two before its kernel refused, and one waits.
         assert samples == {
             **plain(
                 {
@@ -105,12 +124,17 @@ async def test_a_scrape_says_what_the_statistics_say() -> None:
                     "tracker_mqtt_reconnects_total": 4,
                     "tracker_messages_published_total": 5,
                     "tracker_messages_delivered_total": 7,
-                    "tracker_messages_waiting": 2,
-                    "tracker_events_left_out_total": 3,
-                    "tracker_subscriptions": 3,
+                    "tracker_messages_waiting": 3,
+                    "tracker_messages_replayed_total": 4,
+                    "tracker_gaps_total": 1,
+                    "tracker_history_messages": 4,
+                    "tracker_history_bytes": hub.history.size_bytes,
+                    "tracker_history_devices": 1,
+                    "tracker_history_evicted_total": 1,
+                    "tracker_events_left_out_total": 2,
+                    "tracker_subscriptions": 4,
                     "tracker_devices_watched": 2,
                     "tracker_devices_known": 2,
-                    "tracker_devices_forgotten_total": 0,
                     "tracker_http_connections": 3,
                     "tracker_http_accepted_total": 17,
                     "tracker_http_accept_failures_total": 2,
@@ -131,13 +155,20 @@ async def test_a_scrape_says_what_the_statistics_say() -> None:
                     "bad_device_id": 0,
                 },
             ),
-            **labelled("tracker_messages_dropped_total", "reason", {"buffer_full": 1, "closed": 0}),
-            **labelled("tracker_connections", "transport", {"websocket": 1, "sse": 1}),
-            **labelled("tracker_opened_total", "transport", {"websocket": 1, "sse": 2}),
+            **labelled(
+                "tracker_messages_dropped_total",
+                "reason",
+                {"buffer_full": 3, "conflated": 2, "evicted": 0, "closed": 0},
+            ),
+            **labelled(
+                "tracker_resumes_total", "outcome", {"continued": 1, "partial": 1, "reset": 1}
+            ),
+            **labelled("tracker_connections", "transport", {"websocket": 2, "sse": 1}),
+            **labelled("tracker_opened_total", "transport", {"websocket": 2, "sse": 5}),
             **labelled(
                 "tracker_closed_total",
                 "reason",
-                {"client": 0, "stalled": 1, "shutdown": 0, "flood": 0, "error": 0},
+                {"client": 3, "stalled": 1, "slow": 0, "shutdown": 0, "flood": 0, "error": 0},
             ),
             **histogram(
                 "tracker_mqtt_batch_messages",
@@ -149,7 +180,7 @@ async def test_a_scrape_says_what_the_statistics_say() -> None:
             ),
         }
     statistics = hub.statistics()
-    assert (statistics.published, statistics.delivered, statistics.events_left_out) == (5, 7, 3)
+    assert (statistics.published, statistics.delivered, statistics.events_left_out) == (5, 7, 2)
     assert ingest.batch_messages.total == 8
 
 

@@ -40,6 +40,8 @@ RUN_BY = {
     "Try it/sh 2": "test_make_targets",
     "Run it/sh": "test_serve_command",
     "The contract on one screen/js": "test_javascript",
+    "From the terminal, and from Python/sh": "test_commands",
+    "From the terminal, and from Python/python": "test_python",
     "Settings/toml": "test_settings",
     "Behind a proxy/nginx": "test_nginx",
 }
@@ -127,6 +129,40 @@ def test_devices_of_the_javascript_are_in_the_demo() -> None:
     ids = re.findall(r"device_ids=(\w+),(\w+)", README.fence("The contract on one screen/js"))[0]
     for device_id, recording in zip(ids, bundled_recordings(), strict=True):
         assert device_id in {record.device_id for record in recording.records}
+
+
+def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each is taken as it is shown, and each has a row that says what it does."""
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    for line in README.fence("From the terminal, and from Python/sh").splitlines():
+        program_name, name, *arguments = shlex.split(re.sub(r" >>? \S+$", "", line))
+        assert program_name == "tracker"
+        with main.commands[name].make_context(name, arguments):
+            shown.append(name)
+    explained = [row[0].strip("`") for row in README.rows("From the terminal, and from Python")]
+    assert list(dict.fromkeys(shown)) == explained
+
+
+async def test_python(broker: Mosquitto, tmp_path: Path) -> None:
+    script = README.fence("From the terminal, and from Python/python")
+    assert script.count(SHOWN_ADDRESS) == 1
+    async with open_fleet(broker) as fleet:
+        file = tmp_path / "shown.py"
+        file.write_text(script.replace(SHOWN_ADDRESS, f"127.0.0.1:{fleet.port}"))
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-u", str(file)], stdout=subprocess.PIPE, cwd=ROOT
+        )
+        try:
+            with trio.fail_after(DEADLINE_S):
+                await fleet.wait_subscribed(2)
+                await fleet.publish("trackers/x", NEWS.format("4836"))
+                assert process.stdout is not None
+                async with process.stdout:
+                    assert await process.stdout.receive_some() == b"4836 40.7 -74\n"
+        finally:
+            process.kill()
+            await process.wait()
 
 
 def test_settings(tmp_path: Path) -> None:

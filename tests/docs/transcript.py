@@ -37,7 +37,7 @@ _SOON_BACK = MqttSettings(reconnect_min_s=0.01, reconnect_max_s=0.05)
 _ID = re.compile(r'"(?:id|position)":"([^"]+)"|^id: (.+)$')
 #: A flood overflows a client that does not read.
 _SMALL_BUFFER_BYTES = 4096
-_FILL_BYTES = 1000
+_FILL_BYTES = 4000
 
 
 class Talk(ABC):

@@ -283,7 +283,7 @@ def test_the_position_of_an_answer_is_behind_what_was_published() -> None:
     hub, outbox = make_hub(), FakeOutbox(appetite=0)
     with open_clear(hub, outbox) as stream:
         hub.publish_batch([message(1)])
-        answer = ack("subscribe", None, position=hub.position_of(stream))
+        answer = ack("subscribe", None, hub.position_of(stream))
         stream.answer(answer)
         outbox.feed()
         assert outbox.kernel == message(1).frame() + answer.frame()

@@ -17,7 +17,7 @@ from tests.mqtt.conftest import Certificates
 from tests.peer import BINARY, CLOSE, DEADLINE_S, PING, PONG, TEXT, client_frame, close_frame
 from tracker.domain.event import reconnect
 from tracker.domain.reasons import CloseReason
-from tracker.server import connection, http2
+from tracker.server import connection
 from tracker.server.http2 import _BoundedBuffer
 
 STATS = f"{STREAM}/stats"
@@ -213,11 +213,15 @@ async def test_events_arrive_bare(start: Start, connect: Connect) -> None:
     await gateway.wait_streams(1)
     for number in range(50):
         await gateway.publish("a", N=number)
-    await client.wait(lambda: client.data[stream].count(b"\n\n") == 50)
-    events = bytes(client.data[stream]).split(b"\n\n")[:-1]
-    numbers = [
-        json.loads(event.removeprefix(b"event: message\ndata: "))["data"]["N"] for event in events
-    ]
+    await client.wait(lambda: client.data[stream].count(b"\n\n") == 51)
+    position, *events = bytes(client.data[stream]).split(b"\n\n")[:-1]
+    epoch = gateway.parts.hub.epoch.encode()
+    assert position == b"id: %b-0" % epoch
+    numbers = []
+    for sequence, event in enumerate(events, 1):
+        head, _, data = event.partition(b"\ndata: ")
+        assert head == b"event: message\nid: %b-%d" % (epoch, sequence)
+        numbers.append(json.loads(data)["data"]["N"])
     assert numbers == list(range(50))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests.fakes import make_message
 from tracker.domain import wire
 from tracker.domain.hub import Hub, HubSettings
 from tracker.domain.queue import QueueLimits
-from tracker.domain.reasons import CloseReason
+from tracker.domain.reasons import CloseReason, Drop
 from tracker.domain.transport import WEBSOCKET
 from tracker.server import outbox as outbox_module
 from tracker.server.outbox import Outbox, TlsOutbox
@@ -328,12 +329,17 @@ async def test_a_stream_and_pongs_share_an_outbox_without_a_torn_frame(
     frames = _frames(bytes(rig.sock.taken))
     assert frames.pop() == (0x8, b"\x03\xe8")
     assert [payload for opcode, payload in frames if opcode == 0xA] == pongs
-    numbers = [
-        int(payload.split(b'"n":')[1].split(b",")[0]) for opcode, payload in frames if opcode == 1
-    ]
+    told, received, lacking = [json.loads(text) for op, text in frames if op == 1], 0, 0
+    for at, each in enumerate(told, 1):
+        if each["event"] == "gap":
+            assert (each["data"]["device_id"], each["data"]["reason"]) == ("1", "buffer_full")
+            lacking += each["data"]["dropped"]
+        else:  # what lacks before it was told before it
+            assert each["data"]["n"] == received + lacking + 1, told[:at]
+            received += 1
     statistics = hub.statistics()
-    assert numbers == sorted(set(numbers))
-    assert len(numbers) == statistics.delivered == sequence - sum(statistics.dropped.values())
+    assert received == statistics.delivered == sequence - sum(statistics.dropped.values())
+    assert lacking == statistics.dropped[Drop.BUFFER_FULL] == sequence - received
 
 
 async def test_a_stalled_peer_ends_its_stream_with_that_reason() -> None:

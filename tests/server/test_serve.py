@@ -217,6 +217,7 @@ async def test_a_cancelled_server_says_nothing_that_is_not_so() -> None:
             peers = [Peer((await gateway.connect()).stream) for _ in range(2)]
             await peers[0].open_websocket("a")
             await peers[1].open_sse("a")
+            await peers[1].read_position()
             await gateway.wait_streams(2)
             # these outlive the gateway, to read what it said
             streams = [peer.stream.socket.dup() for peer in peers]
@@ -235,6 +236,7 @@ async def test_stop_keepalive_ends_what_is_idle_and_lets_answers_finish(
     await idle.request(STATS)
     await half.send(b"GET / HT")
     await streaming.open_sse("a")
+    await streaming.read_position()
     await gateway.wait_streams(1)
     await gateway.wait_connections(4)
     await gateway.server.stop_keepalive()
@@ -335,6 +337,7 @@ async def test_a_burst_over_tls_above_the_limit_loses_nothing(
 async def test_sse_over_tls(secure: Gateway, open_tls: OpenTls) -> None:
     peer = await open_tls(secure)
     await peer.open_sse("a")
+    await peer.read_position()
     await secure.wait_streams(1)
     await secure.publish("a", N=1)
     assert b'"N":1' in await peer.read_chunk()

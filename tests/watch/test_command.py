@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -55,6 +56,55 @@ async def test_lines_for_people_where_there_is_no_terminal(nursery: trio.Nursery
     nursery.cancel_scope.cancel()
 
 
+async def test_what_is_missing_has_lines_of_its_own(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+
+    async def publish() -> None:
+        await gateway.wait_streams(1)
+        gateway.parts.hub.note_lost(3)
+        await gateway.publish("A", N=1)
+
+    nursery.start_soon(publish)
+    done = await run_watch(gateway.url, "--devices", "A", "--raw", "--count", "1")
+    gap, message = done.stdout.decode().splitlines()
+    assert gap == '{"event":"gap","data":{"device_id":null,"dropped":3,"reason":"ingest"}}'
+    assert '"N":1' in message
+    nursery.start_soon(publish)
+    done = await run_watch(gateway.url, "--devices", "A", "--count", "1")
+    assert done.stdout.decode().count("\n") == 1
+    assert done.stderr.decode() == (
+        "tracker watch: lost: 3 messages of devices that nobody knows (ingest)\n"
+    )
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_past_comes_first(nursery: trio.Nursery) -> None:
+    gateway = await start_gateway(nursery)
+    await gateway.publish_payloads([b'{"timestamp":"t","data":{"DEVICE_ID":"A"}}'] * 2)
+    arguments = ("--devices", "A", "--last", "--track", "15m", "--count", "3")
+    done = await run_watch(gateway.url, *arguments)
+    assert done.stdout.decode().splitlines() == [
+        "t  A  (snapshot)",
+        "t  A  (track)",
+        "t  A  (track)",
+    ]
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_goes_on_where_an_earlier_one_ended(nursery: trio.Nursery, tmp_path: Path) -> None:
+    gateway = await start_gateway(nursery)
+    bookmark = tmp_path / "position"
+    arguments = (gateway.url, "--devices", "A", "--raw", "--resume", str(bookmark), "--count")
+    nursery.start_soon(publish_for_ever, gateway, b'{"timestamp":1,"data":{"DEVICE_ID":"A"}}')
+    assert (await run_watch(*arguments, "1")).returncode == 0
+    begun = int(bookmark.read_text().rpartition("-")[2])
+    resume, *messages = (await run_watch(*arguments, "5")).stdout.decode().splitlines()
+    assert resume.startswith('{"event":"resume","data":{"status":"continued",')
+    assert len(messages) == 5
+    assert int(bookmark.read_text().rpartition("-")[2]) == begun + 5
+    nursery.cancel_scope.cancel()
+
+
 async def test_seconds_end_it(nursery: trio.Nursery) -> None:
     gateway = await start_gateway(nursery)
     done = await run_watch(gateway.url, "--devices", "A", "--raw", "--seconds", "1")
@@ -78,6 +128,22 @@ async def test_seconds_end_it(nursery: trio.Nursery) -> None:
         (("http://a",), 2, "tracker watch: no device is named; expected --devices A,B\n"),
         (("nowhere", "--devices", "A"), 2, "(perhaps http://nowhere?); expected http://, https://"),
         (("http://a", "--devices", "A", "--count", "0"), 2, "Invalid value for '--count'"),
+        (
+            ("http://a", "--devices", "A", "--track", "soon"),
+            2,
+            "'soon' is no duration; expected one such as 15m, 90s or 1h.",
+        ),
+        (("http://a", "--devices", "A", "--track", "0"), 2, "'0' is no duration"),
+        (
+            ("http://a", "--devices", "A", "--resume", "/nowhere/position"),
+            2,
+            "cannot use --resume: [Errno 2] No such file or directory: '/nowhere'\n",
+        ),
+        (
+            ("http://a", "--devices", "A", "--resume", "/proc/self/cmdline"),
+            2,
+            "/proc/self/cmdline does not hold a position; expected",
+        ),
         (
             ("https://a", "--devices", "A", "--ca-file", "/nowhere"),
             2,
@@ -170,6 +236,9 @@ async def test_losses_and_returns_are_told_on_stderr(nursery: trio.Nursery) -> N
     assert lost.startswith("tracker watch: no connection: closed with 10")
     assert lost.endswith("; trying again")
     assert back == f"tracker watch: connected to {gateway.url}"
+    resume, message = results[0].stdout.decode().splitlines()
+    assert resume.startswith('{"event":"resume","data":{"status":"reset",')
+    assert '"DEVICE_ID":"A"' in message
     nursery.cancel_scope.cancel()
 
 
@@ -183,6 +252,8 @@ async def test_the_table_lives_and_the_terminal_is_given_back(nursery: trio.Nurs
     async with open_terminal("watch", gateway.url, "--devices", "A,B") as terminal:
         await terminal.wait_for(lambda: "1.00000 2.00000" in "".join(terminal.frames[-1:]))
         assert terminal.frames[-1].startswith("live  ")
+        gateway.parts.hub.note_lost(3)
+        await terminal.wait_for(lambda: "lost: 3 messages of devices" in terminal.frames[-1])
         terminal.resize(30, 6)
         await terminal.wait_for(lambda: "POSITION" not in terminal.frames[-1])
         terminal.press(b"\x03")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 import trustme
 
+from tests.chaos.proxy import CuttingProxy
 from tests.gateway import DEADLINE_S, start_gateway
 from tests.mosquitto import Mosquitto
 from tests.publisher import Publisher
@@ -19,6 +21,10 @@ from tracker.watch import (
     HandshakeError,
     InvalidRequestError,
     Message,
+    Resume,
+    ResumeStatus,
+    State,
+    Stream,
     Timing,
     UnreachableError,
     open_stream,
@@ -115,6 +121,53 @@ async def test_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
             with pytest.raises(GaveUpError, match="is not trusted: ") as caught:
                 await anext(stream)
     assert isinstance(caught.value.__cause__, UnreachableError)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_cut_again_and_again_it_has_everything_once(nursery: trio.Nursery) -> None:
+    """Everything was in the history, so nothing may be missing; and a device is added meanwhile."""
+    gateway = await start_gateway(nursery, stream={"history_messages": 1000})
+    proxy = CuttingProxy(gateway.port, random.Random(1), (0.05, 0.4))
+    await nursery.start(proxy.run)
+    numbers: dict[str, list[int]] = {"A": [], "B": [], "C": []}
+    resumes: list[ResumeStatus] = []
+    added_at = 0
+
+    async def take(stream: Stream) -> None:
+        async for item in stream.events():
+            if isinstance(item, Message):
+                numbers[item.device_id].append(item.data["N"])
+            elif isinstance(item, Resume):
+                resumes.append(item.status)
+
+    timing = Timing(backoff_min_s=0.02, backoff_max_s=0.05)
+    with trio.fail_after(DEADLINE_S):
+        async with (
+            open_stream(f"http://127.0.0.1:{proxy.port}", ["A", "B"], timing=timing) as stream,
+            trio.open_nursery() as tasks,
+        ):
+            await stream.state.wait_value(State.LIVE)
+            await gateway.wait_streams(1)
+            tasks.start_soon(take, stream)
+            for number in range(600):
+                for device_id in numbers:
+                    await gateway.publish(device_id, N=number)
+                if number == 300:
+                    await stream.subscribe(["C"])
+                    added_at = number
+                await trio.sleep(0.005)
+            proxy.is_restless = False
+            while any(got[-1:] != [599] for got in numbers.values()):  # noqa: ASYNC110 no event
+                await trio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert numbers == {
+        "A": list(range(600)),
+        "B": list(range(600)),
+        "C": list(range(added_at + 1, 600)),
+    }
+    assert len(resumes) > 5
+    assert set(resumes) == {ResumeStatus.CONTINUED}
     nursery.cancel_scope.cancel()
 
 

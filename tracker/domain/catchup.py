@@ -11,8 +11,9 @@ Laws:
 Theory of operation: first the preface (the snapshot and the track), then pass after pass
 over what the history has behind the cursor: what a client that resumes missed, and what
 came since. What is due is counted for each subscription (`owed` and `deferred`), so what
-a pass does not find has been evicted. A stream whose messages carry no ids follows only
-to the end of what it is owed: what is published meanwhile is queued, behind all this.
+a pass does not find has been evicted. Of what came since, a stream whose messages carry no
+ids gets only the newest of each device: it is held here, and stands in its place between
+what the others get from the history.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
+from math import inf
 from typing import Protocol
 
 from tracker.domain.event import UPSTREAM_BACK, UPSTREAM_LOST, Event, Gap, position_mark
@@ -66,8 +68,10 @@ class CatchUp:
     """
 
     __slots__ = (
+        "_bare_until",
         "_clock",
         "_cursor",
+        "_held",
         "_history",
         "_next",
         "_notices",
@@ -76,7 +80,6 @@ class CatchUp:
         "_stream",
         "deferred",
         "evicted",
-        "follows",
         "is_level",
         "reached_sequence",
         "replayed",
@@ -98,25 +101,24 @@ class CatchUp:
         #: All behind it is due, as far as it is owed or was deferred.
         self._cursor = reached_sequence
         self._owed = dict(owed)
+        #: Up to here no message carries an id, and of what came since only what is held is due.
+        self._bare_until: float = -1 if stream.has_ids else inf
+        self._held: dict[Subscription, Message] = {}
         self._sources = deque([iter(preface), self._passes()])
         self._next: Due | None = None
         #: What tells of a loss, each behind which sequence.
         self._notices: deque[tuple[int, Event]] = deque()
         #: Of the last message that was sent, or of where the client said that it stood.
         self.reached_sequence = reached_sequence
-        #: Whether what is published waits in the history, and not in the queue.
-        self.follows = stream.has_ids
         #: Nothing is due any more: the stream is live from this very moment.
         self.is_level = False
+        #: Messages that were published since, and are due.
         self.deferred = 0
         self.evicted = 0
         self.replayed = 0
 
     def prepend(self, preface: Iterable[Due]) -> None:
         """Send `preface`, events without ids, before all else."""
-        if self._next is not None:
-            self._sources.appendleft(iter([self._next]))
-            self._next = None
         self._sources.appendleft(iter(preface))
 
     def note(self, event: Event) -> None:
@@ -138,8 +140,12 @@ class CatchUp:
                 return True
         return False
 
-    def defer(self, subscription: Subscription) -> None:
-        """Leave a message that was just published to the history."""
+    def defer(self, message: Message, subscription: Subscription) -> None:
+        """Take a message that was just published: the history has it."""
+        if self._bare_until == inf:
+            if subscription in self._held:
+                self._conflate(subscription, 1)
+            self._held[subscription] = message
         subscription.deferred += 1
         self.deferred += 1
 
@@ -155,7 +161,8 @@ class CatchUp:
             self._next = None
             if not self._is_wanted(event, subscription):
                 continue
-            part = encode(event if self.follows else event.without_id())
+            is_bare = isinstance(event, Message) and event.sequence <= self._bare_until
+            part = encode(event.without_id() if is_bare else event)
             taken_bytes += len(part)
             if taken_bytes > limit_bytes and parts:
                 self._next = due
@@ -167,34 +174,23 @@ class CatchUp:
         return b"".join(parts)
 
     def give_up(self, subscription: Subscription) -> int:
-        """Drop what the history holds for `subscription`; return how many messages."""
+        """Drop what is due to `subscription`; return how many messages it had been offered."""
         self._owed.pop(subscription, None)
+        self._held.pop(subscription, None)
         return self._drop(subscription, subscription.deferred, Drop.CLOSED)
 
-    def stop_following(self) -> tuple[list[tuple[Message, Subscription]], list[Gap]]:
-        """Conflate what was published meanwhile; go on with nothing but what is owed.
-
-        Returns the newest message of each device, in order, and what the history has lost.
-        """
-        self.follows = False
-        newest: list[tuple[Message, Subscription]] = []
-        gaps = []
+    def leave_ids(self) -> None:
+        """No message carries an id any more: conflate what was published meanwhile."""
+        self._bare_until = inf
         for subscription in self._stream.subscriptions.values():
-            deferred = subscription.deferred
-            if not deferred:
-                continue
-            message = self._history.newest(subscription.device_id)
-            if message is None:
-                gaps.append(self._lose(subscription, deferred))
-                continue
-            subscription.deferred = 0
-            subscription.dropped += deferred - 1
-            self.deferred -= deferred
-            self._stream.queue.conflated += deferred - 1
-            self._stream.queue.totals.dropped[Drop.CONFLATED] += deferred - 1
-            newest.append((message, subscription))
-        newest.sort(key=lambda offer: offer[0].sequence)
-        return newest, gaps
+            newest = self._history.newest(subscription.device_id)
+            if subscription.deferred and newest is not None:
+                self._held[subscription] = newest
+                self._conflate(subscription, subscription.deferred - 1)
+
+    def regain_ids(self) -> None:
+        """What is published from now on carries ids again, and is due without exception."""
+        self._bare_until = self._clock.position.sequence
 
     def _following(self) -> Due | None:
         while self._sources:
@@ -207,17 +203,17 @@ class CatchUp:
     def _passes(self) -> Iterator[Due]:
         marked_sequence = -1
         while True:
-            gaps, messages = self._pass()
-            yield from gaps
-            for message, subscription in messages:
-                yield from self._notices_before(message.sequence)
-                self._cursor = message.sequence
-                yield message, subscription
-            if messages:
+            due = self._pass()
+            for event, subscription in due:
+                if isinstance(event, Message):
+                    yield from self._notices_before(event.sequence)
+                    self._cursor = event.sequence
+                yield event, subscription
+            if due:
                 continue
             yield from self._notices_before(self._clock.position.sequence + 1)
             position = self._clock.position
-            if not self.follows or position.sequence == marked_sequence:
+            if self._bare_until == inf or position.sequence == marked_sequence:
                 return
             # Every replay ends with the position reached. PROTOCOL B1.
             marked_sequence = position.sequence
@@ -230,40 +226,46 @@ class CatchUp:
                 event.seal()
             yield event, None
 
-    def _pass(self) -> tuple[list[Due], list[tuple[Message, Subscription]]]:
-        """(What was lost since the last one, the next messages), all due."""
-        gaps: list[Due] = []
+    def _pass(self) -> list[Due]:
+        """The next messages that are due, and what was lost of these since the last pass."""
+        subscriptions = self._stream.subscriptions
         tails = []
-        for subscription in self._stream.subscriptions.values():
-            expected = self._owed.get(subscription, 0)
-            if self.follows:
-                expected += subscription.deferred
-            if not expected:
-                continue
-            tail = self._tail(subscription)
-            if len(tail) < expected:
-                gaps.append((self._lose(subscription, expected - len(tail)), subscription))
-            if tail:
+        lost: dict[Subscription, int] = {}
+        for subscription in subscriptions.values():
+            expected = self._owed.get(subscription, 0) + subscription.deferred
+            if expected:
+                tail = self._tail(subscription)
                 tails.append(tail)
-        messages = []
+                if len(tail) < expected:
+                    lost[subscription] = expected - len(tail)
+        due: list[Due] = [
+            (self._lose(subscription, messages), subscription)
+            for subscription, messages in lost.items()
+            if subscription not in self._held
+        ]
         size_bytes = 0
         for message in merge(*tails, key=by_sequence):
-            messages.append((message, self._stream.subscriptions[message.device_id]))
+            subscription = subscriptions[message.device_id]
+            due.append((message, subscription))
+            if subscription in lost and self._held.get(subscription) is message:
+                due.append((self._lose(subscription, lost[subscription]), subscription))
             size_bytes += message.size_bytes
             if size_bytes >= _PASS_BYTES:
                 break
-        return gaps, messages
+        return due
 
     def _tail(self, subscription: Subscription) -> list[Message]:
-        """What the history has of what is due to `subscription`."""
+        """What is there of what is due to `subscription`, the oldest first."""
         start = subscription.start_sequence
-        is_owed = subscription in self._owed
-        tail = self._history.after(
-            subscription.device_id, self._cursor if is_owed else max(self._cursor, start)
-        )
-        if self.follows:
-            return tail
-        return [message for message in tail if message.sequence <= start]
+        bare_until = max(self._bare_until, start)
+        found = self._history.after(subscription.device_id, self._cursor)
+        tail = []
+        if self._owed.get(subscription):
+            tail = [message for message in found if message.sequence <= start]
+        if (held := self._held.get(subscription)) is not None:
+            tail.append(held)
+        tail.extend(message for message in found if message.sequence > bare_until)
+        return tail
 
     def _lose(self, subscription: Subscription, messages: int) -> Gap:
         """Give up `messages`, the oldest of what is due; the gap says so."""
@@ -283,13 +285,22 @@ class CatchUp:
         self._stream.queue.totals.dropped[reason] += messages
         return messages
 
+    def _conflate(self, subscription: Subscription, messages: int) -> None:
+        subscription.deferred -= messages
+        subscription.dropped += messages
+        self.deferred -= messages
+        self._stream.queue.conflated += messages
+        self._stream.queue.totals.dropped[Drop.CONFLATED] += messages
+
     def _is_wanted(self, event: Event, subscription: Subscription | None) -> bool:
         if subscription is None:
             return True
         if self._stream.subscriptions.get(subscription.device_id) is not subscription:
             return False
+        if not isinstance(event, Message) or event.sequence <= subscription.start_sequence:
+            return True
         # Since it was taken out of the history it may have been conflated.
-        return self.follows or not _is_live(event, subscription)
+        return event.sequence > self._bare_until or self._held.get(subscription) is event
 
     def _count(self, event: Event, subscription: Subscription | None) -> None:
         if subscription is None or not isinstance(event, Message):
@@ -299,12 +310,10 @@ class CatchUp:
             self._owed[subscription] -= 1
             self.replayed += 1
             self._stream.queue.totals.replayed += 1
-        else:
-            subscription.deferred -= 1
-            subscription.delivered += 1
-            self.deferred -= 1
-            self._stream.queue.count_delivered(1)
-
-
-def _is_live(event: Event, subscription: Subscription) -> bool:
-    return isinstance(event, Message) and event.sequence > subscription.start_sequence
+            return
+        if self._held.get(subscription) is event:
+            del self._held[subscription]
+        subscription.deferred -= 1
+        subscription.delivered += 1
+        self.deferred -= 1
+        self._stream.queue.count_delivered(1)

@@ -265,12 +265,8 @@ class Hub:
             events.append(resumed)
         if self.is_upstream_lost:
             events.append(event.UPSTREAM_LOST)
-        if not stream.has_ids and past:
-            # What is queued comes behind the past of a stream without ids.
-            past = [[(each, None) for each in events], *past]
-        else:
-            for each in events:
-                stream.queue.put_event(each)
+        for each in events:
+            stream.queue.put_event(each)
         self._catch_up(stream, past, opening.sequence, owed)
 
     def _hello(self, options: StreamOptions, position: Position) -> Event:
@@ -366,7 +362,7 @@ class Hub:
         if not stream.has_ids or not self.epoch:
             return None
         catch_up = stream.catching_up
-        if catch_up is None or not catch_up.follows:
+        if catch_up is None:
             return self.position
         return Position(self.epoch, catch_up.reached_sequence)
 

@@ -216,8 +216,19 @@ class Stream:
     def offer(self, message: Message, subscription: Subscription) -> None:
         """Queue a message, or deal with it as its policy says. See `Queue`, PROTOCOL A4."""
         subscription.offered += 1
-        if self._is_plain or self._admit(message, subscription):
+        if self._is_plain:
             self._accept(message, subscription)
+        elif self._admit(message, subscription):
+            self._take_in(message, subscription)
+
+    def _take_in(self, message: Message, subscription: Subscription) -> None:
+        """Queue a message, or leave it to the catch-up."""
+        if self._catch_up is None:
+            self._accept(message, subscription)
+            return
+        self._catch_up.defer(message, subscription)
+        # The history may lose it; not on a client that takes what it is sent.
+        self.flush()
 
     def _accept(self, message: Message, subscription: Subscription) -> None:
         queue = self.queue
@@ -258,18 +269,12 @@ class Stream:
         )
 
     def _admit(self, message: Message, subscription: Subscription) -> bool:
-        """Whether `message` may be queued now: not while it waits elsewhere."""
-        if self._catch_up is not None and self._catch_up.follows:
-            self._catch_up.defer(subscription)
-            # The history may lose it; not on a client that takes what it is sent.
-            self.flush()
-            return False
-        limiter = self._limiter
-        if limiter is None:
+        """Whether `message` has its token, if it needs one."""
+        if self._limiter is None:
             return True
         self.queue.conflated += subscription.held
         self._owner.totals.dropped[Drop.CONFLATED] += subscription.held
-        if limiter.admit(message, subscription):
+        if self._limiter.admit(message, subscription):
             return True
         self._owner.note_held(self)
         return False
@@ -279,7 +284,7 @@ class Stream:
         if self._limiter is None or self.has_ended:
             return False
         for message, subscription in self._limiter.due(now_ns):
-            self._accept(message, subscription)
+            self._take_in(message, subscription)
         self.flush()
         return len(self._limiter) > 0
 
@@ -291,9 +296,8 @@ class Stream:
         if self.has_ended:
             return
         self._flush_owed()
-        catch_up = self._catch_up
-        if catch_up is not None and catch_up.follows and event in (UPSTREAM_LOST, UPSTREAM_BACK):
-            catch_up.note(event)
+        if self._catch_up is not None and event in (UPSTREAM_LOST, UPSTREAM_BACK):
+            self._catch_up.note(event)
         else:
             self.queue.put_event(event)
         self.flush()
@@ -303,9 +307,8 @@ class Stream:
         if self.has_ended:
             return
         self._flush_owed()
-        catch_up = self._catch_up
-        if catch_up is not None and catch_up.follows:
-            catch_up.note(Gap(None, reason, messages))
+        if self._catch_up is not None:
+            self._catch_up.note(Gap(None, reason, messages))
         else:
             self.queue.put_loss(messages, reason)
         self.flush()
@@ -383,9 +386,7 @@ class Stream:
             subscription.delivered += 1
 
     def _take_while_catching_up(self, catch_up: CatchUp) -> bytes:
-        # While it follows, nothing but events is queued, or what was before it began. After
-        # that, what is queued is newer than all that is due from the history.
-        if catch_up.follows and self.queue:
+        if self.queue:  # events, or what was before it began
             return self.queue.take(self._encode, WRITE_LIMIT_BYTES)
         data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
         if catch_up.is_level:
@@ -431,7 +432,7 @@ class Stream:
         self.flush()
         had_ids = self.has_ids
         for message, subscription in () if self._limiter is None else self._limiter.release():
-            self._accept(message, subscription)
+            self._take_in(message, subscription)
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         self._is_plain = self._limiter is None and self._catch_up is None
         self.is_clear = False  # until the flush finds that it is
@@ -442,30 +443,20 @@ class Stream:
         if had_ids is self.has_ids:
             return
         self._choose_encoding()
-        if had_ids:
-            self._lose_ids()
-        else:
-            # Of what was left out on purpose nobody knows where it stood, so what waits now
-            # leaves without ids, and the client stands behind it.
-            self.queue.strip_ids()
-            self._put_mark(position_mark(self._owner.position))
-
-    def _lose_ids(self) -> None:
         catch_up = self._catch_up
-        if catch_up is None or not catch_up.follows:
+        if had_ids:
             if self._has_mark(FORGET):
                 self.queue.put_first(FORGET)
+            if catch_up is not None:
+                catch_up.leave_ids()
             return
-        newest, gaps = catch_up.stop_following()
-        if self._has_mark(FORGET):
-            catch_up.prepend([(FORGET, None)])
-        for gap in gaps:
-            self.queue.put_gap(gap)
-        for message, subscription in newest:
-            self._accept(message, subscription)
-
-    def _put_mark(self, mark: Event) -> None:
-        if self._has_mark(mark):
+        # Of what was left out on purpose nobody knows where it stood, so what waits now
+        # leaves without ids, and the client stands behind it.
+        self.queue.strip_ids()
+        mark = position_mark(self._owner.position)
+        if catch_up is not None:
+            catch_up.regain_ids()  # and ends with a mark
+        elif self._has_mark(mark):
             self.queue.put_answer(mark)
 
     def _has_mark(self, mark: Event) -> bool:
