@@ -52,6 +52,20 @@ def test_a_head_ends_with_its_first_empty_line(
     assert split_head(bytearray(data)) == parts
 
 
+@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n"]), max_size=12), st.data())
+def test_a_head_is_found_in_pieces_as_in_one(pieces: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(pieces)
+    held, searched_bytes = bytearray(), 0
+    while len(held) < len(whole):
+        size = data.draw(st.integers(1, 4))
+        held += whole[len(held) : len(held) + size]
+        parts = split_head(held, searched_bytes)
+        assert parts == split_head(bytes(held))
+        if parts is not None:
+            return
+        searched_bytes = len(held)
+
+
 # What passes
 
 

@@ -103,6 +103,7 @@ class Connection:
         self._state = State.HEAD
         self._held = bytearray()
         self._head_begun = True
+        self._searched_bytes = 0
         self._is_poked = False
         self._peer_finished = False
         self._answered = trio.Event()
@@ -299,11 +300,12 @@ class Connection:
 
     async def _pass_on_head(self) -> bool:
         """Pass on one request head; False when it is not all here."""
-        parts = request.split_head(self._held)
+        parts = request.split_head(self._held, self._searched_bytes)
         head_bytes = len(self._held) if parts is None else len(parts[0])
         if head_bytes > self._config.h11_max_incomplete_size:
             await self._refuse(request.HEAD_TOO_LARGE)
             return False
+        self._searched_bytes = 0 if parts else head_bytes
         if parts is None:
             if not self._head_begun:
                 self._head_begun = True

@@ -21,6 +21,7 @@ METHODS = (b"GET", b"HEAD", b"OPTIONS")
 
 # As h11 finds it: a bare line feed ends a line too (RFC 9112 §2.2).
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
+_END_OF_HEAD_BYTES = 3
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/(\d\.\d)")
 # RFC 9110 §5.5: no control character but the tab.
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
@@ -62,9 +63,13 @@ class Refusal:
         return f"HTTP/1.1 {self.status} {self.status.phrase}\r\n{head}\r\n".encode() + body
 
 
-def split_head(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
-    """(the head with its empty line, what stands behind it), or None: not all is here."""
-    end = _END_OF_HEAD.search(data)
+def split_head(data: bytes | bytearray, searched_bytes: int = 0) -> tuple[bytes, bytes] | None:
+    """(the head with its empty line, what stands behind it), or None: not all is here.
+
+    `searched_bytes`: in so many at the front no end was found before. A head that comes byte
+    by byte would be searched 30,000 times over: seconds of work for 30 KB.
+    """
+    end = _END_OF_HEAD.search(data, max(0, searched_bytes - _END_OF_HEAD_BYTES))
     if end is None:
         return None
     return bytes(data[: end.end()]), bytes(data[end.end() :])
