@@ -17,7 +17,7 @@ from tests.mqtt.conftest import Certificates
 from tests.peer import BINARY, CLOSE, DEADLINE_S, PING, PONG, TEXT, client_frame, close_frame
 from tracker.domain.event import reconnect
 from tracker.domain.reasons import CloseReason
-from tracker.server import connection
+from tracker.server import connection, http2
 from tracker.server.http2 import _BoundedBuffer
 
 STATS = f"{STREAM}/stats"
