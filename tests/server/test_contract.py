@@ -281,7 +281,7 @@ async def test_an_http2_protocol_has_its_streams_and_their_buffers_by_number() -
     async with TaskGroup() as tasks:
         protocol = Driven(tasks, answer, alpn="h2").wrapper.protocol
     assert isinstance(protocol, H2Protocol)
-    assert (protocol.streams, protocol.stream_buffers) == ({}, {})
+    assert (protocol.streams, protocol.stream_buffers, protocol.idle) == ({}, {}, True)
     assert inspect.iscoroutinefunction(protocol.stream_send)
     assert isinstance(Driven(TaskGroup(), answer).wrapper.protocol, H11Protocol)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import RawData
+from hypercorn.events import RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import EndData, Event
 from hypercorn.protocol.h2 import H2Protocol
@@ -123,10 +123,14 @@ class _GuardedStream:
             self._is_stalled = True
             raise trio.TooSlowError
 
+    @property
+    def _protocol(self) -> H2Protocol:
+        protocol: H2Protocol = self._stream.send.__self__  # type: ignore[attr-defined]  # as above
+        return protocol
+
     async def _wait_left(self) -> bool:
         """Wait until nothing is buffered; False when for too long no byte has left."""
-        protocol: H2Protocol = self._stream.send.__self__  # type: ignore[attr-defined]  # as above
-        buffered = protocol.stream_buffers.get(self._stream.stream_id)
+        buffered = self._protocol.stream_buffers.get(self._stream.stream_id)
         while buffered is not None and (before := len(buffered.buffer)):
             with trio.move_on_after(self._stall_s):
                 await buffered.drain()
@@ -143,6 +147,8 @@ class _GuardedStream:
             if isinstance(self._stream, WSStream):
                 # Behind the client's Close frame, or a breach, Hypercorn leaves it open.
                 await self._stream.send(EndData(stream_id=self._stream.stream_id))
+        # The app may have been cancelled while Hypercorn was about to say it.
+        await self._protocol.send(Updated(idle=self._protocol.idle))
 
     async def put(self, event: ASGIReceiveEvent) -> None:
         """Tell the app of its client, as long as it listens."""
