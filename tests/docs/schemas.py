@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,8 +91,16 @@ def _schema(
         "title": title,
         "description": description,
         "oneOf": list(variants),
-        "$defs": dict(definitions),
+        "$defs": {name: _without_indent(value) for name, value in definitions.items()},
     }
+
+
+def _without_indent(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Docstrings lose their indent from Python 3.13 on: here on every one."""
+    described = dict(definition)
+    if "description" in described:
+        described["description"] = inspect.cleandoc(described["description"])
+    return described
 
 
 def text_of(schema: Mapping[str, Any]) -> str:

@@ -136,7 +136,7 @@ async def test_payloads_that_cannot_be_decoded(
     broker: Mosquitto, nursery: trio.Nursery, payload: bytes, detail: str, remedy: str
 ) -> None:
     nursery.start_soon(run_device, broker.port, payload)
-    found = await examined(NOWHERE, broker.url, wait_s=0.2)
+    found = await examined(NOWHERE, broker.url, wait_s=2.0)
     assert found.failed == ["topic", "URL"]
     topic = found["topic"]
     assert topic.detail.startswith("none of ")

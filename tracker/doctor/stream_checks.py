@@ -222,8 +222,10 @@ class _Probing:
                 check,
                 f"the broker handed on what we published to {self._topic!r}, but it did not come "
                 f"out of the gateway {within}",
-                "the gateway listens to another broker, or to other topics: compare what `tracker "
-                "check-config` says there with --mqtt-url and --topic here",
+                "the gateway listens to another broker, or to other topics, or may not read there: "
+                "its first log line says `MQTT from` where and what, and so does `tracker "
+                "check-config` with the gateway's own flags and environment; compare that with "
+                "--mqtt-url and --topic here",
             )
         problem = self._problem or (
             f"the broker did not hand on what we published to {self._topic!r}"
