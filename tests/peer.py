@@ -267,6 +267,10 @@ async def connect(port: int, *, receive_buffer_bytes: int | None = None) -> Peer
     sock = trio.socket.socket()
     if receive_buffer_bytes is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    with trio.fail_after(DEADLINE_S):
-        await sock.connect(("127.0.0.1", port))
+    try:
+        with trio.fail_after(DEADLINE_S):
+            await sock.connect(("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
     return Peer(trio.SocketStream(sock))

@@ -401,14 +401,18 @@ async def test_leaving_ends_the_waiting(
     gateway = HubGateway(nursery)
     gateway.hold()
 
+    was_told = trio.Event()
+
     async def wait(stream: Stream) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await operation(stream, ["A", "C"])
+        was_told.set()
 
-    async with trio.open_nursery() as waiting, opened(gateway) as stream:
+    async with opened(gateway) as stream:
         await stream.state.wait_value(State.LIVE)
-        waiting.start_soon(wait, stream)
+        nursery.start_soon(wait, stream)
         await wait_all_tasks_blocked()
+    await was_told.wait()
     with pytest.raises(trio.ClosedResourceError):
         await stream.subscribe(["A"])
     nursery.cancel_scope.cancel()
@@ -494,14 +498,17 @@ async def live_through(
     actions: list[tuple[Any, ...]], options: dict[str, Any], history: int, buffer: int
 ) -> None:
     told = Told()
-    async with trio.open_nursery() as nursery:
-        gateway = HubGateway(nursery, history=history, buffer=buffer)
-        async with opened(gateway, "A", "B", **options) as stream:
-            nursery.start_soon(told.listen, stream)
+    async with trio.open_nursery() as serving:
+        gateway = HubGateway(serving, history=history, buffer=buffer)
+        async with (
+            opened(gateway, "A", "B", **options) as stream,
+            trio.open_nursery() as tasks,
+        ):
+            tasks.start_soon(told.listen, stream)
             await trio.sleep(1)
             begun = len(gateway.published)
             for action, *arguments in actions:
-                await act(gateway, stream, nursery, action, arguments)
+                await act(gateway, stream, tasks, action, arguments)
             gateway.calm()
             await trio.sleep(SETTLED_S)
             assert stream.state.value is State.LIVE
@@ -513,7 +520,8 @@ async def live_through(
             event(f"{stream.statistics().reconnects} reconnects")
             told.check(gateway.published, "A", begun)
             told.check(gateway.published, "C", settled)
-            nursery.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+        serving.cancel_scope.cancel()
     numbers = [number(item) for item in told.log if isinstance(item, Message)]
     assert numbers == sorted(set(numbers))
 
