@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,8 +91,15 @@ def _schema(
         "title": title,
         "description": description,
         "oneOf": list(variants),
-        "$defs": dict(definitions),
+        "$defs": {name: _dedented(definition) for name, definition in definitions.items()},
     }
+
+
+def _dedented(definition: Mapping[str, Any]) -> dict[str, Any]:
+    # Before Python 3.13 a docstring has the indentation of its source.
+    if "description" not in definition:
+        return dict(definition)
+    return {**definition, "description": inspect.cleandoc(definition["description"])}
 
 
 def text_of(schema: Mapping[str, Any]) -> str:
