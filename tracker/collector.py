@@ -1,9 +1,10 @@
 """The garbage collector, kept away from the hot path.
 
 The hot path makes no cycles: what it drops is freed at once, and so is a connection that
-ends. So what lives is frozen: first what start-up made, then, after each collection, what
-survived it. A collection looks only at what came since, and takes a quiet moment for it.
-Without this, p99.9 of the latency is the length of a full collection.
+ends, but for HTTP/2, whose library has cycles of its own. So what lives is frozen: first
+what start-up made, then, after each collection, what survived it. A collection looks only
+at what came since, and takes a quiet moment for it. Without this, p99.9 of the latency is
+the length of a full collection.
 """
 
 from __future__ import annotations

@@ -91,16 +91,15 @@ def _schema(
         "title": title,
         "description": description,
         "oneOf": list(variants),
-        "$defs": {name: _without_indent(value) for name, value in definitions.items()},
+        "$defs": {name: _dedented(definition) for name, definition in definitions.items()},
     }
 
 
-def _without_indent(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Docstrings lose their indent from Python 3.13 on: here on every one."""
-    described = dict(definition)
-    if "description" in described:
-        described["description"] = inspect.cleandoc(described["description"])
-    return described
+def _dedented(definition: Mapping[str, Any]) -> dict[str, Any]:
+    # Before Python 3.13 a docstring has the indentation of its source.
+    if "description" not in definition:
+        return dict(definition)
+    return {**definition, "description": inspect.cleandoc(definition["description"])}
 
 
 def text_of(schema: Mapping[str, Any]) -> str:

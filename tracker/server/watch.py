@@ -37,8 +37,13 @@ async def run_watch(connections: Collection[Watched], stall_s: float) -> None:
     """
     while True:
         await trio.sleep(stall_s / _LOOKS)
-        for count, connection in enumerate(list(connections), 1):
-            if connection in connections:
-                connection.watch()
-            if count % _LOOKS_PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
+        await _look(connections)
+
+
+async def _look(connections: Collection[Watched]) -> None:
+    # A function of its own, so that the last connection is not held until the next look.
+    for count, connection in enumerate(list(connections), 1):
+        if connection in connections:
+            connection.watch()
+        if count % _LOOKS_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
