@@ -122,8 +122,10 @@ def test_messages_come_through_on_both_transports(tmp_path: Path) -> None:
                 payload = b'{"timestamp":1,"data":{"DEVICE_ID":"a","N":1.10}}'
                 with Publisher(broker.port) as device:
                     device.publish("trackers/a", payload)
-                sse.read_until(b"event: message\ndata: " + payload + b"\n\n")
-                websocket.read_until(b'{"event":"message","data":' + payload + b"}")
+                head = sse.read_until(b"data: " + payload + b"\n\n")
+                assert re.search(rb"\nevent: message\nid: [0-9a-z]+-1\ndata: .*\n\n$", head)
+                head = websocket.read_until(b'"data":' + payload + b"}")
+                assert re.search(rb'{"event":"message","id":"[0-9a-z]+-1","data":.*$', head)
         finally:
             stock.end()
 
