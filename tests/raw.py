@@ -6,6 +6,7 @@ Written from the RFCs alone, without the gateway's own encoders: a mistake there
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import socket
 import ssl
@@ -32,6 +33,11 @@ HANDSHAKE = (
 TEXT = 0x81
 CLOSE = 0x88
 PING = 0x89
+
+
+#: socket(7): more than `rmem_max`, for the privileged; what others may ask for at least.
+SO_RCVBUFFORCE = 33
+MAY_ASK_BYTES = 212_992
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,8 @@ class Wire:
         if receive_buffer_bytes is not None:
             # before the connect, or the window that was offered is larger
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+            if receive_buffer_bytes > MAY_ASK_BYTES and os.geteuid() == 0:
+                self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer_bytes)
         self._socket.settimeout(DEADLINE_S)
         try:
             self._socket.connect(("127.0.0.1", port))

@@ -99,7 +99,7 @@ def test_an_accepted_socket_has_the_options_of_its_listener() -> None:
         # It would cut a slow client in the midst of its progress.
         assert accepted.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 0
         assert accepted.getsockopt(tcp, socket.TCP_NODELAY) == 1
-        assert accepted.getsockopt(tcp, socket.TCP_NOTSENT_LOWAT) == 512 * 1024
+        assert accepted.getsockopt(tcp, socket.TCP_NOTSENT_LOWAT) == 16 * 1024
         assert accepted.getsockopt(tcp, socket.TCP_KEEPIDLE) == 30
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
