@@ -37,6 +37,8 @@ _JITTER = 0.08
 _BROKER_AWAY_S = (0.2, 2.0)
 _BEGIN_S = 30.0
 _SETTLE_S = 40.0
+#: Until the slow ones read again, so that the last messages are not dropped.
+_CALM_S = 4.0
 
 #: A broker that keeps our session bridges a planned restart; the small buffer makes gaps.
 _SETTINGS = {
@@ -139,10 +141,11 @@ class Drill:
             fleet_ended = trio.Event()
             nursery.start_soon(_run_fleet, fleet, fleet_ended)
             await self._make_trouble(directory, broker, proxy)
-            fleet.stop()
             for client in clients:
                 client.is_restless = False
             proxy.is_restless = False
+            await trio.sleep(_CALM_S)
+            fleet.stop()
             with trio.move_on_after(_SETTLE_S):
                 await fleet_ended.wait()
                 last = {device_id: fleet.published.last(device_id) for device_id in _DEVICES}

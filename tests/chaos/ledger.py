@@ -9,7 +9,7 @@ Laws that are checked of each client, over all its connections:
 - What is missing between two messages of a device was told between them. On one connection,
   and in no such span, the gaps tell the very number; across a cut at least it, since
   what was dropped and told may come again from the history.
-- At the end it has the last message of each of its devices.
+- The end is like a message that comes after the last one of each device.
 
 A gap counts only if the client's position has passed it: one that resumes from before it
 is sent the messages after all, or told again.
@@ -118,6 +118,15 @@ class _Place:
     at: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """Between two messages of a device, or behind the last one."""
+
+    device_id: str
+    before: _Place
+    after: _Place
+
+
 def audit(account: Account, published: Published) -> Balance:
     """Check one client's log. Raises: DiscrepancyError."""
     balance = Balance()
@@ -146,54 +155,50 @@ def audit(account: Account, published: Published) -> Balance:
                 f"{entry.device_id} {entry.number} after {place.number}: twice, or out of order",
             )
         if entry.number > place.number + 1 or entry.device_id in has_gap:
-            _check_hole(account, published, place, at, void, spans, balance)
+            hole = _Hole(entry.device_id, place, _Place(entry.number, at))
+            _check_hole(account, published, hole, void, spans, balance)
             has_gap.discard(entry.device_id)
         places[entry.device_id] = _Place(entry.number, at)
         balance.delivered += 1
     for device_id, place in places.items():
-        if place.number != published.last(device_id):
-            raise _discrepancy(
-                account,
-                len(account.entries) - 1,
-                f"{device_id} ends with {place.number}, but the last published one is"
-                f" {published.last(device_id)}",
-            )
+        end = _Place(published.last(device_id) + 1, len(account.entries))
+        _check_hole(account, published, _Hole(device_id, place, end), void, spans, balance)
     return balance
 
 
 def _check_hole(
     account: Account,
     published: Published,
-    place: _Place,
-    at: int,
+    hole: _Hole,
     void: set[int],
     spans: list[_Span],
     balance: Balance,
 ) -> None:
-    entry = account.entries[at]
-    between = range(place.at + 1, at)
+    before, after = hole.before, hole.after
+    between = range(before.at + 1, after.at)
     told = sum(
         each.number
         for index in between
         if (each := account.entries[index]).kind == "gap"
-        and each.device_id == entry.device_id
+        and each.device_id == hole.device_id
         and index not in void
     )
-    over = [span for span in spans if span.first <= at and span.last > place.at]
+    over = [span for span in spans if span.first <= after.at and span.last > before.at]
     until_s = max((span.until_s for span in over), default=-inf)
-    missing = published.between(entry.device_id, place.number, entry.number)
+    missing = published.between(hole.device_id, before.number, after.number)
     must = sum(sent_s > until_s for sent_s in missing.acknowledged)
     excused = len(missing.acknowledged) - must
     is_exact = not over and not any(account.entries[index].kind == "cut" for index in between)
     balance.in_gaps += min(told, must)
     balance.in_spans += excused
-    hole = f"{entry.device_id} {place.number} → {entry.number}: {must} messages missing"
+    where = "the end" if after.at == len(account.entries) else str(after.number)
+    what = f"{hole.device_id} {before.number} → {where}: {must} messages missing"
     if excused or missing.unknown:
-        hole += f", {excused} more in spans that were told, {missing.unknown} never acknowledged"
+        what += f", {excused} more in spans that were told, {missing.unknown} never acknowledged"
     if told < must:
-        raise _discrepancy(account, at, f"{hole}; gaps tell {told}: {must - told} undeclared")
+        raise _discrepancy(account, after.at, f"{what}; gaps tell {told}: {must - told} undeclared")
     if is_exact and told > must + missing.unknown:
-        raise _discrepancy(account, at, f"{hole}; but gaps tell {told}")
+        raise _discrepancy(account, after.at, f"{what}; but gaps tell {told}")
 
 
 @dataclass(frozen=True, slots=True)

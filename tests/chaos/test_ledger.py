@@ -45,6 +45,7 @@ BALANCED = {
     "without the one that nobody acknowledged": messages(1, 2, 3, 4, 6, 7, 8, 9),
     "a gap": [*messages(1, 2), gap(2), *messages(5, 6, 7, 8, 9)],
     "a gap with the one that nobody acknowledged": [*messages(1, 2), gap(3), *messages(6, 7, 8, 9)],
+    "a gap at the end": [*messages(1, 2, 3, 4, 5, 6, 7), gap(2)],
     "over a cut": [*messages(1, 2), CUT, resume("continued"), *messages(3, 4, 5, 6, 7, 8, 9)],
     "partial": [*messages(1, 2), CUT, resume("partial", 4.5), *messages(6, 7, 8, 9)],
     "partial, missing in the replay": [
@@ -84,8 +85,11 @@ FAULTS = {
     ),
     "a stranger": ([Entry("message", "B", 1, "e-1")], "'B', not subscribed"),
     "an invention": ([Entry("message", "A", 77, "e-1")], "A 77, never published"),
-    "the end is missing": (messages(1, 2, 3, 4), "A ends with 4"),
-    "nothing at all": ([], "A ends with 0"),
+    "the end is missing": (
+        messages(1, 2, 3, 4),
+        "A 4 → the end: 4 messages missing, .*1 never acknowledged; gaps tell 0: 4 undeclared",
+    ),
+    "nothing at all": ([], "A 0 → the end: 8 messages missing"),
     "a continued resume that was none": (
         [*messages(1, 2), CUT, resume("continued"), *messages(4, 6, 7, 8, 9)],
         "1 undeclared",

@@ -11,6 +11,7 @@ from tests.gateway import Gateway, payload_of, start_gateway, start_stock_gatewa
 from tests.web.client import EventsClient, Heard, SocketClient, StreamClient, open_client
 from tests.web.test_options import numbers, on_each_transport, publish
 from tracker.domain.reasons import CloseReason
+from tracker.server.connection import Connection
 
 #: Far beyond what the kernel takes for a client that does not read.
 _MESSAGES = 1500
@@ -140,6 +141,26 @@ async def test_a_client_may_prefer_what_is_new(
     else:
         assert got[-20:] == list(range(_MESSAGES - 19, _MESSAGES + 1))
         assert told == _MESSAGES - len(got)
+
+
+@on_each_transport
+async def test_a_stream_that_is_closed_in_the_moment_in_which_its_connection_ends(
+    nursery: trio.Nursery, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start(nursery)
+    end_connection = Connection._close
+
+    def close_stream_first(connection: Connection) -> None:
+        for stream in gateway.parts.hub.streams():
+            stream.close(CloseReason.SHUTDOWN)
+        end_connection(connection)
+
+    monkeypatch.setattr(Connection, "_close", close_stream_first)
+    client = await open_client(gateway, transport, "A")
+    await client.peer.reset()
+    await gateway.wait_streams(0)
+    assert gateway.statistics.closed[CloseReason.SHUTDOWN] == 1
+    assert (await (await gateway.connect()).request("/healthz")).status == 200
 
 
 @pytest.mark.parametrize("kind", [SocketClient, EventsClient])

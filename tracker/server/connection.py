@@ -23,6 +23,7 @@ but the reader. What a WebSocket client sends before that waits here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -229,7 +230,11 @@ class Connection:
         )
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
-        self._tasks.spawn(run)
+        # Between the end of its nursery and `_close` others have a turn, and may ask for
+        # one more task: a flush that is refused, a planned stop. There is nothing to run
+        # any more, and the fault must not be theirs.
+        with contextlib.suppress(RuntimeError):
+            self._tasks.spawn(run)
 
     # The reader
 
