@@ -135,6 +135,7 @@ async def test_a_scrape_says_what_the_statistics_say() -> None:
                     "tracker_subscriptions": 4,
                     "tracker_devices_watched": 2,
                     "tracker_devices_known": 2,
+                    "tracker_devices_forgotten_total": 0,
                     "tracker_http_connections": 3,
                     "tracker_http_accepted_total": 17,
                     "tracker_http_accept_failures_total": 2,
