@@ -36,9 +36,12 @@ async def consume_and_tell(
         await _tell(hub, UPSTREAM_BACK)
     try:
         await consume(client)
-    except MqttError:
-        await _tell(hub, UPSTREAM_LOST)
-        raise
+    except MqttError as error:
+        lost = error
+    else:
+        return
+    await _tell(hub, UPSTREAM_LOST)
+    raise lost
 
 
 async def _tell(hub: Hub, change: Event) -> None:
