@@ -46,5 +46,5 @@ async def _run_parts() -> AsyncGenerator[None, None]:
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_parts.run_beside_http)
-        yield
+        yield  # noqa: ASYNC101, ASYNC119 Quart makes a context manager of it
         nursery.cancel_scope.cancel()
