@@ -162,7 +162,8 @@ async def test_python(broker: Mosquitto, tmp_path: Path) -> None:
                     assert await process.stdout.receive_some() == b"4836 40.7 -74\n"
         finally:
             process.kill()
-            await process.wait()
+            with trio.move_on_after(DEADLINE_S, shield=True):
+                await process.wait()
 
 
 def test_settings(tmp_path: Path) -> None:

@@ -36,12 +36,9 @@ async def consume_and_tell(
         await _tell(hub, UPSTREAM_BACK)
     try:
         await consume(client)
-    except MqttError as error:
-        lost = error
-    else:
-        return
-    await _tell(hub, UPSTREAM_LOST)
-    raise lost
+    except MqttError:
+        await _tell(hub, UPSTREAM_LOST)  # noqa: ASYNC120 whoever cancels needs no such error
+        raise
 
 
 async def _tell(hub: Hub, change: Event) -> None:

@@ -20,8 +20,11 @@ async ([kinds, names]) => {
   const { Tracker } = await import("/tracker.js");
   globalThis.logs = kinds.map(([kind, ids]) => {
     const log = [];
-    const note = ({ type, data, lastEventId }) =>
-      log.push([type, typeof data === "string" ? JSON.parse(data) : data, lastEventId, Date.now()]);
+    const note = ({ type, data, lastEventId }) => {
+      const value = typeof data === "string" ? JSON.parse(data) : data;
+      delete value.data?.FILL; // it would take its time on the way to us
+      log.push([type, value, lastEventId, Date.now()]);
+    };
     const cut = () => log.push(["cut", null, "", Date.now()]);
     const state = ({ data }) =>
       data.state === "connecting" ? cut() : log.push(["state", data, "", Date.now()]);

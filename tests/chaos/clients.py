@@ -20,7 +20,7 @@ Transport = Literal["websocket", "sse", "either"]
 _RETRY_S = 0.1
 #: Of a slow client: long enough that its kernel and its queue are full.
 _PAUSE_S = (1.0, 3.0)
-_PAUSES_PER_EVENT = 1 / 300
+_PAUSES_PER_EVENT = 1 / 1500
 _STREAM = "/api/v1/stream"
 
 _decode = msgspec.json.Decoder().decode
