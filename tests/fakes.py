@@ -46,6 +46,9 @@ class FakeOutbox:
     def feed(self, size_bytes: float = inf) -> None:
         """Let the kernel take `size_bytes` more; call back when the tail is gone."""
         self.appetite += size_bytes
+        self.push_nowait()
+
+    def push_nowait(self) -> None:
         had_tail = bool(self.tail)
         self._push()
         if had_tail and not self.tail:
@@ -113,13 +116,17 @@ class ServedOutbox(FakeOutbox):
         super().__init__(appetite=0)
         self.is_behind = False
 
+    def push_nowait(self) -> None:
+        pass
+
     @property
     def refusing(self) -> bool:
         return self.is_behind
 
     def serve(self) -> None:
         """The other task's turn: what was written leaves."""
-        self.feed(len(self.tail))
+        self.appetite += len(self.tail)
+        super().push_nowait()
 
 
 def make_message(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -303,6 +304,21 @@ def test_what_the_kernel_got_is_what_was_accepted_in_order(steps: list[tuple[str
     stream.flush()
     outbox.feed()
     assert outbox.kernel == b"".join(accepted)
+
+
+def test_a_kernel_that_has_room_again_costs_no_message() -> None:
+    """It is asked once more before a drop, whether the outbox's task had its turn or not."""
+    drops: list[str] = []
+    outbox = FakeOutbox(appetite=10)
+    stream = open_stream(outbox, drops=drops)
+    messages = messages_of("1", 50)
+    offer(stream, *messages[:6])
+    assert (outbox.refusing, len(stream.queue)) == (True, 3)
+    outbox.appetite = inf  # and nobody tells the outbox
+    offer(stream, *messages[6:])
+    stream.flush()
+    assert drops == []
+    assert outbox.kernel == b"".join(message.frame() for message in messages)
 
 
 # An outbox that another task serves

@@ -135,6 +135,55 @@ async def test_a_write_from_the_call_back_starts_a_new_tail() -> None:
     assert bytes(rig.sock.taken) == b"firstsecondthird"
 
 
+async def test_a_push_does_not_wait_for_the_task_that_drains_the_tail() -> None:
+    async with trio.open_nursery() as nursery:
+        rig = Rig(nursery, 3)
+        rig.outbox.write_nowait(b"12345678")
+        for _ in range(4):  # every other one is refused
+            rig.outbox.push_nowait()
+        assert (bytes(rig.sock.taken), rig.outbox.writable) == (b"12345678", True)
+        assert rig.calls == ["writable"]
+        # A new tail, before the first one's task had its turn: one task does for both.
+        rig.outbox.write_nowait(b"more")
+        assert not rig.outbox.writable
+        assert len(nursery.child_tasks) == 1
+    assert bytes(rig.sock.taken) == b"12345678more"
+    assert rig.calls == ["writable", "writable"]
+
+
+async def test_what_a_push_gets_rid_of_is_progress() -> None:
+    waits = 0
+
+    async def wait_in_vain(sock: FakeSocket, stall_s: float) -> bool:
+        nonlocal waits
+        waits += 1
+        if waits == 1:
+            rig.outbox.push_nowait()
+            rig.outbox.push_nowait()
+        await trio.lowlevel.checkpoint()
+        return False
+
+    with mock.patch.object(outbox_module, "wait_progress", wait_in_vain):
+        async with trio.open_nursery() as nursery:
+            rig = Rig(nursery, 3)
+            rig.outbox.write_nowait(b"12345678")
+    assert rig.calls == ["stalled", "broken"]
+    assert (waits, bytes(rig.sock.taken)) == (2, b"123456")
+
+
+async def test_a_push_has_no_effect_without_a_tail_and_at_the_end(nursery: trio.Nursery) -> None:
+    rig = Rig(nursery, 3)
+    rig.outbox.push_nowait()
+    rig.outbox.write_nowait(b"12345678")
+    rig.outbox.finish()
+    for _ in range(10):
+        rig.outbox.push_nowait()
+    assert bytes(rig.sock.taken) == b"123"
+    rig.outbox.close()
+    rig.outbox.push_nowait()
+    assert (bytes(rig.sock.taken), rig.calls) == (b"123", [])
+
+
 # The end
 
 

@@ -16,6 +16,12 @@ from tracker.domain.reasons import CloseReason
 TARGET = f"{STREAM}?device_ids=a"
 
 
+def id_behind(position: str, count: int) -> bytes:
+    """The id of the message that is the `count`th behind `position`."""
+    life, _, number = position.rpartition("-")
+    return f"{life}-{int(number) + count}".encode()
+
+
 async def test_the_headers_keep_proxies_from_buffering(nursery: trio.Nursery) -> None:
     peer = await (await start_gateway(nursery)).connect()
     head = await peer.open_sse("a")
@@ -46,9 +52,11 @@ async def test_each_event_is_a_whole_chunk(nursery: trio.Nursery) -> None:
     peer = await gateway.connect()
     await peer.open_sse("a")
     await gateway.wait_streams(1)
+    position = await peer.read_position()
     await gateway.publish_payloads([b'{"timestamp":1,"data":{"DEVICE_ID":"a"}}'])
     assert await peer.read_chunk() == (
-        b'event: message\ndata: {"timestamp":1,"data":{"DEVICE_ID":"a"}}\n\n'
+        b'event: message\nid: %b\ndata: {"timestamp":1,"data":{"DEVICE_ID":"a"}}\n\n'
+        % id_behind(position, 1)
     )
 
 
@@ -78,8 +86,12 @@ async def test_an_http_10_client_gets_the_events_bare_and_the_end_with_the_conne
     await gateway.publish_payloads([b'{"timestamp":1,"data":{"DEVICE_ID":"a"}}'] * 2)
     (stream,) = gateway.parts.hub.streams()
     stream.close(CloseReason.SHUTDOWN)
-    assert await peer.read_end() == (
-        b'event: message\ndata: {"timestamp":1,"data":{"DEVICE_ID":"a"}}\n\n' * 2
+    events = await peer.read_end()
+    position = events.partition(b"\n\n")[0].removeprefix(b"id: ").decode()
+    assert events == b"id: %b\n\n" % position.encode() + b"".join(
+        b'event: message\nid: %b\ndata: {"timestamp":1,"data":{"DEVICE_ID":"a"}}\n\n'
+        % id_behind(position, count)
+        for count in (1, 2)
     )
 
 
@@ -90,6 +102,7 @@ async def test_a_stream_that_the_gateway_closes_ends_as_a_response_does(
     peer = await gateway.connect()
     await peer.open_sse("a")
     await gateway.wait_streams(1)
+    await peer.read_position()
     (stream,) = gateway.parts.hub.streams()
     stream.post(reconnect(1500, "shutdown"))
     stream.close(CloseReason.SHUTDOWN)
@@ -124,6 +137,7 @@ async def test_heartbeats_are_comments(nursery: trio.Nursery) -> None:
     )
     peer = await gateway.connect()
     await peer.open_sse("a")
+    await peer.read_position()
     assert [await peer.read_chunk() for _ in range(3)] == [b":\n\n"] * 3
 
 
@@ -137,6 +151,7 @@ async def test_a_stream_outlives_quarts_own_timeout(
         peer = await gateway.connect()
         await peer.open_sse("a")
         await gateway.wait_streams(1)
+        await peer.read_position()
         await trio.sleep(0.6)
         await gateway.publish("a", N=1)
         assert b'"N":1' in await peer.read_chunk()

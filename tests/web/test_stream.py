@@ -148,14 +148,20 @@ async def test_under_either_server_both_transports_carry_the_same_messages(
     await either.wait_streams(2)
     raw = b'{"timestamp":"2024-12-11T10:30:00Z","data":{"DEVICE_ID":"a","N":1.10,"ID":%d}}'
     payloads = [raw % (10**30 + number) for number in range(50)]
+    life = (await sse.read_position()).removesuffix("-0")
+    ids = [f"{life}-{number}".encode() for number in range(1, 51)]
     await either.publish_payloads(payloads)
-    for payload in payloads:
+    for message_id, payload in zip(ids, payloads, strict=True):
         frame = await websocket.read_frame()
-        assert frame == Frame(TEXT, b'{"event":"message","data":%b}' % payload)
+        assert frame == Frame(
+            TEXT, b'{"event":"message","id":"%b","data":%b}' % (message_id, payload)
+        )
     events = b""
     while events.count(b"\n\n") < 50:
         events += await sse.read_chunk()
-    assert events == b"".join(b"event: message\ndata: %b\n\n" % payload for payload in payloads)
+    assert events == b"".join(
+        b"event: message\nid: %b\ndata: %b\n\n" % pair for pair in zip(ids, payloads, strict=True)
+    )
 
 
 async def test_under_either_server_who_leaves_leaves_nothing(either: Gateway) -> None:

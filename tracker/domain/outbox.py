@@ -27,6 +27,12 @@ class Outbox(Protocol):
     def write_nowait(self, data: bytes) -> None:
         """Send, or keep what is not taken as the tail. Only while writable. Never raises."""
 
+    def push_nowait(self) -> None:
+        """Offer the tail once more, now, to a kernel that may have room again. Never raises.
+
+        Without effect where it is a task that sends.
+        """
+
     async def wait_writable(self) -> bool:
         """Wait until what is unsent now has left; False when the connection is gone.
 

@@ -240,7 +240,9 @@ class Stream:
             self._accept_without_room(message, subscription)
 
     def _make_room(self, message: Message, subscription: Subscription) -> bool:
-        # A message may be dropped only after the kernel has refused bytes.
+        # A message may be dropped only when the kernel refuses bytes: not when it has done so
+        # before, has room by now, and the outbox's task has just not had its turn.
+        self.outbox.push_nowait()
         self.flush()
         if self.queue.has_room(message, subscription):
             return True

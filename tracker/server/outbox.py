@@ -8,7 +8,8 @@ Laws:
 - Once closed, the outbox touches no descriptor: the number may be another client's.
 
 Theory of operation: `write_nowait` makes one system call and is done, in the common case.
-Only when the kernel refuses bytes is a task started, which ends with the tail.
+Only when the kernel refuses bytes is a task started, which ends with the tail. Whoever cannot
+wait for that task's turn, because something would be lost meanwhile, pushes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Outbox:
     __slots__ = (
         "_closed",
         "_finishing",
+        "_is_draining",
         "_left_bytes",
         "_sock",
         "_spawn",
@@ -66,6 +68,7 @@ class Outbox:
         self._waiters: trio.lowlevel.ParkingLot | None = None
         self._finishing = False
         self._closed = False
+        self._is_draining = False
         self.writable = True
         self.on_writable: Callable[[], object] | None = None
         self.on_stalled: Callable[[], object] | None = None
@@ -94,7 +97,16 @@ class Outbox:
         if sent < len(data):
             self._tail += memoryview(data)[sent:]
             self.writable = False
-            self._spawn(self._drain)
+            if not self._is_draining:
+                self._is_draining = True
+                self._spawn(self._drain)
+
+    def push_nowait(self) -> None:
+        """Offer the kernel once more what it refused. Never raises."""
+        if self._tail and not self._finishing:
+            self._push()
+            if not self._tail:
+                self._drained()
 
     def put(self, data: bytes) -> None:
         """Send `data` behind what is unsent, also while not writable. Never raises.
@@ -125,11 +137,15 @@ class Outbox:
 
     async def _drain(self) -> None:
         while self._tail and not self._closed:
-            if await wait_progress(self._sock, self._stall_s):
+            left_bytes = self._left_bytes
+            # What `push_nowait` got rid of meanwhile is progress too.
+            if await wait_progress(self._sock, self._stall_s) or self._left_bytes > left_bytes:
                 self._push()
             else:
                 self.stalled()
-        self._drained()
+        self._is_draining = False
+        if not self.writable:
+            self._drained()
 
     def _push(self) -> None:
         if self._closed:
@@ -240,6 +256,9 @@ class TlsOutbox(Outbox):
         self._tail += data
         self.writable = False
         self._spawn(self._drain)
+
+    def push_nowait(self) -> None:
+        """Nothing: it is a task that encrypts and sends."""
 
     async def _drain(self) -> None:
         while self._tail and not self._closed:

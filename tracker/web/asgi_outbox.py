@@ -43,6 +43,9 @@ class AsgiOutbox:
             self._drained = trio.Event()
         self._wake()
 
+    def push_nowait(self) -> None:
+        """Nothing: it is a task that sends."""
+
     def finish(self) -> None:
         """Let `next_write` end once nothing is unsent."""
         self._finishing = True
