@@ -44,7 +44,14 @@ async def _start_parts() -> None:
         "tracker.asgi is for development only: without `tracker serve` a client that does not"
         " read is never cut, and one bad request may end the server"
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_parts.run_beside_http)
-        yield  # noqa: ASYNC101, ASYNC119 Quart makes a context manager of it
-        nursery.cancel_scope.cancel()
+    app.nursery.start_soon(_run_parts)
+
+
+async def _run_parts() -> None:
+    with _running:
+        await _parts.run_beside_http()
+
+
+@app.after_serving
+async def _stop_parts() -> None:
+    _running.cancel()

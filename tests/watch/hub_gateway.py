@@ -94,6 +94,9 @@ class _Outbox:
         self.writable = False
         self.has_lines.set()
 
+    def push_nowait(self) -> None:
+        pass
+
     async def wait_writable(self) -> bool:
         raise NotImplementedError
 
