@@ -105,7 +105,8 @@ class Serving:
 
     def lines(self, containing: str) -> list[str]:
         """The lines of its log that contain a text."""
-        return [line for line in self.log.splitlines() if containing in line]
+        whole_lines = self.log.rpartition("\n")[0].splitlines()
+        return [line for line in whole_lines if containing in line]
 
     def wait_line(self, containing: str) -> str:
         """Wait for a line of its log; return the first such."""
