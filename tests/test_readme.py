@@ -190,7 +190,7 @@ def test_settings_named_in_the_text() -> None:
 async def test_paths(broker: Mosquitto) -> None:
     rows = [row for row in README.rows("The contract on one screen") if len(row) == 2]
     paths = [path.strip("`") for path, _ in rows]
-    assert len(paths) == 6
+    assert len(paths) == 7
     async with open_fleet(broker) as fleet:
         answers = {path: (await fleet.request(path)).status for path in paths}
     assert answers == dict.fromkeys(paths, 200) | {"/api/v1/devices": 404}
