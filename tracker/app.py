@@ -10,7 +10,6 @@ that still answers. The MQTT side restarts itself (see `mqtt.link`).
 
 from __future__ import annotations
 
-import gc
 import logging
 import random
 import resource
@@ -320,10 +319,6 @@ async def _serve_until_signal(settings: Settings) -> None:
         # First: whoever reads that we listen may send a signal.
         await nursery.start(_set_on_signal, stopping)
         gateway: Gateway = await nursery.start(partial(serve_gateway, settings))
-        # What start-up made stays for good. A collector that does not count it collects in full
-        # more often, so the cycles that connections leave behind never pile up to megabytes.
-        gc.collect()
-        gc.freeze()
         await stopping.wait()
         gateway.stop()
 
