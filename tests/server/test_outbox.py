@@ -493,29 +493,29 @@ async def test_over_tls_the_end_is_told_before_it_comes() -> None:
 @pytest.mark.parametrize(
     ("error", "calls"),
     [
-        (trio.TooSlowError(), ["stalled", "broken"]),
-        (trio.BrokenResourceError(), ["broken"]),
-        (trio.ClosedResourceError(), ["broken"]),
+        (trio.TooSlowError, ["stalled", "broken"]),
+        (trio.BrokenResourceError, ["broken"]),
+        (trio.ClosedResourceError, ["broken"]),
     ],
 )
 async def test_over_tls_a_peer_that_is_gone_breaks_the_connection(
-    error: Exception, calls: list[str]
+    error: type[Exception], calls: list[str]
 ) -> None:
     async with trio.open_nursery() as nursery:
         rig = TlsRig(nursery)
-        rig.tls.error = error
+        rig.tls.error = error()
         rig.outbox.write_nowait(b"lost")
         assert await rig.outbox.wait_writable() is False
     assert rig.calls == calls
 
 
-@pytest.mark.parametrize("error", [trio.TooSlowError(), trio.BrokenResourceError()])
+@pytest.mark.parametrize("error", [trio.TooSlowError, trio.BrokenResourceError])
 async def test_over_tls_a_peer_that_does_not_hear_the_end_changes_nothing(
-    error: Exception,
+    error: type[Exception],
 ) -> None:
     async with trio.open_nursery() as nursery:
         rig = TlsRig(nursery)
-        rig.tls.error = error
+        rig.tls.error = error()
         rig.outbox.finish()
     assert rig.sock.is_shut
     assert rig.calls == []

@@ -53,7 +53,7 @@ from tracker.server import request, sockets
 from tracker.server.http2 import Http2Inbox, Http2Tasks
 from tracker.server.inbox import NO_INBOX, HypercornInbox, Inbox
 from tracker.server.outbox import Outbox, TlsOutbox
-from tracker.server.tasks import ConnectionTasks
+from tracker.server.tasks import ConnectionTasks, NoTasks
 from tracker.server.websocket import WebSocketInbox
 
 log = logging.getLogger("tracker.server")
@@ -116,7 +116,7 @@ class Connection:
         self._progress_s = 0.0
         self._outbox = self._make_outbox()
         self._session: Session = _NO_SESSION
-        self._tasks = TaskGroup()
+        self._tasks: TaskGroup = NoTasks()
         self._inbox: Inbox = NO_INBOX
 
     @property
@@ -136,7 +136,10 @@ class Connection:
         """
         try:
             with self._scope:
-                await self._serve()
+                try:
+                    await self._serve()
+                finally:
+                    self._tasks = NoTasks()
         except* Exception as group:
             # Law 5: one connection's fault never reaches the supervisor.
             log.warning(
@@ -167,7 +170,6 @@ class Connection:
         self._session = _NO_SESSION
         self._inbox.let_go()
         self._inbox = NO_INBOX
-        self._tasks = TaskGroup()
 
     async def _serve(self) -> None:
         is_http2 = False
@@ -230,9 +232,9 @@ class Connection:
         )
 
     def _spawn(self, run: Callable[[], Awaitable[None]]) -> None:
-        # Between the end of its nursery and `_close` others have a turn, and may ask for
-        # one more task: a flush that is refused, a planned stop. There is nothing to run
-        # any more, and the fault must not be theirs.
+        # While its nursery ends others have a turn, and may ask for one more task: a flush
+        # that is refused, a planned stop. There is nothing to run any more, and the fault
+        # must not be theirs.
         with contextlib.suppress(RuntimeError):
             self._tasks.spawn(run)
 

@@ -7,6 +7,7 @@ their way out goes nowhere: the connection is not theirs any more.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 from hypercorn.config import Config
@@ -35,3 +36,10 @@ class ConnectionTasks(TaskGroup):
                 await send(event)
 
         return await super().spawn_app(app, config, scope, send_unless_handed_over)
+
+
+class NoTasks(TaskGroup):
+    """The tasks of a connection that is not served, yet or any more: none is started."""
+
+    def spawn(self, func: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Nothing: whoever asks is too late, and it is no fault of theirs."""
