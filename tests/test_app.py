@@ -275,7 +275,7 @@ def test_a_setting_that_a_part_refuses_is_one_line_and_exit_code_1() -> None:
 @pytest.mark.slow
 def test_one_line_says_what_listens_where_and_for_how_many(tmp_path: Path) -> None:
     with Serving(tmp_path, NO_BROKER, "--topic", "a/#", "--topic", "b/#") as serving:
-        (line,) = serving.lines("listens on")
+        (line,) = serving.lines(" listens on http")
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         assert re.search(
             rf"tracker {re.escape(version('tracker'))} listens on"
