@@ -10,7 +10,7 @@ from tests.chaos.drill import drill
 from tests.chaos.ledger import DiscrepancyError
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.mosquitto
 @pytest.mark.browser
 async def test_the_books_of_every_client_balance() -> None:
