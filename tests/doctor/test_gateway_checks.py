@@ -57,7 +57,7 @@ async def test_the_gateway_is_down(broker: Mosquitto) -> None:
         f"connection refused: nothing listens on port {port} of 127.0.0.1"
     )
     assert "that the gateway, or the proxy before it, runs" in found["URL"].remedy
-    assert found["SSE"].detail == "needs the URL"
+    assert found["SSE"].detail == "not checked yet: needs the URL"
 
 
 async def test_an_unknown_host(broker: Mosquitto) -> None:
@@ -74,7 +74,7 @@ async def test_a_gateway_without_its_broker(broker: Mosquitto, nursery: trio.Nur
     assert found.failed == ["gateway ready"]
     assert found["gateway ready"].detail.startswith("it says: MQTT: ")
     assert "its broker" in found["gateway ready"].remedy
-    assert found["delivery by SSE"].detail == "needs the gateway to be ready"
+    assert found["delivery by SSE"].detail == "not checked yet: needs the gateway to be ready"
     nursery.cancel_scope.cancel()
 
 
@@ -156,7 +156,7 @@ async def test_a_proxy_that_does_not_pass_the_upgrade_on(
         "answered as if no WebSocket had been asked for (text/event-stream)"
     )
     assert "proxy_set_header Upgrade $http_upgrade" in found["WebSocket"].remedy
-    assert found["delivery by WebSocket"].detail == "needs WebSocket"
+    assert found["delivery by WebSocket"].detail == "not checked yet: needs WebSocket"
     assert found["delivery by SSE"].outcome is Outcome.PASSED
     nursery.cancel_scope.cancel()
 

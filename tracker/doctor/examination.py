@@ -74,17 +74,17 @@ async def examine(
     doing("asking the gateway")
     if not await check_url(address, context, report):
         for check in (READY, CLOCK, HTTP2):
-            report(not_applicable(check, "needs the URL"))
-        skip_streams("needs the URL", report)
+            report(not_applicable(check, "not checked yet: needs the URL"))
+        skip_streams("not checked yet: needs the URL", report)
         return
     answer = await check_ready(address, context, report)
     if answer is None:
-        report(not_applicable(CLOCK, "needs the gateway"))
+        report(not_applicable(CLOCK, "not checked yet: needs the gateway"))
     else:
         check_clock(answer, report)
     await check_http2(address, options.ca_file, report)
     if answer is None:
-        skip_streams("needs the gateway", report)
+        skip_streams("not checked yet: needs the gateway", report)
         return
 
     doing("opening streams, and waiting for a message that is published to the broker")
@@ -106,9 +106,9 @@ async def examine(
 def _blocked_by(options: DoctorOptions, answer: Answer, *, has_broker: bool) -> str | None:
     """Why no message can be sent through, or None."""
     if not has_broker:
-        return "needs the broker"
+        return "not checked yet: needs the broker"
     if not options.may_publish:
         return "--no-publish leaves it out"
     if answer.json.get("ready") is False:
-        return "needs the gateway to be ready"
+        return "not checked yet: needs the gateway to be ready"
     return None

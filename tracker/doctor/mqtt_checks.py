@@ -77,8 +77,8 @@ async def check_broker(
             report(failed(CREDENTIALS, f"{detail} (we are {broker.user})", remedy))
         else:
             report(failed(BROKER, f"{broker.address}: {detail}", remedy))
-            report(not_applicable(CREDENTIALS, "needs the broker"))
-        report(not_applicable(TOPIC, "needs the broker"))
+            report(not_applicable(CREDENTIALS, "not checked yet: needs the broker"))
+        report(not_applicable(TOPIC, "not checked yet: needs the broker"))
         return False
 
 

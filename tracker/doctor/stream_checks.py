@@ -198,7 +198,7 @@ class _Probing:
             check = _delivery(transport)
             arrival = self._arrivals.get(transport)
             if arrival is None:
-                yield not_applicable(check, f"needs {transport}")
+                yield not_applicable(check, f"not checked yet: needs {transport}")
             else:
                 yield self._finding(check, arrival)
 
@@ -271,7 +271,7 @@ async def _hold(
                 held_s = trio.current_time() - began_s
                 return failed(check, f"cut after {held_s:.1f} s: {error}", IDLE)
     except OpenError:
-        return not_applicable(check, f"needs {transport}")
+        return not_applicable(check, f"not checked yet: needs {transport}")
     if pings == 0:
         return failed(
             check, f"held for {hold_s:g} s, but no keep-alive of the gateway came", BUFFERING
