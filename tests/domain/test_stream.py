@@ -13,10 +13,10 @@ from tests.domain.test_wire import response_body, texts
 from tests.event_stream import Dispatched, parse_event_stream
 from tests.fakes import FakeOutbox, ServedOutbox, gap_event, make_message
 from tracker.domain import wire
-from tracker.domain.event import HEARTBEAT, PING, reconnect
+from tracker.domain.event import HEARTBEAT, PING, closed, reconnect
 from tracker.domain.message import Message
 from tracker.domain.position import Position
-from tracker.domain.queue import QueueLimits, Subscription
+from tracker.domain.queue import Overflow, QueueLimits, Subscription
 from tracker.domain.reasons import CloseReason
 from tracker.domain.stream import WRITE_LIMIT_BYTES, Stream
 from tracker.domain.totals import Totals
@@ -486,6 +486,55 @@ def test_after_the_end_nothing_reaches_the_outbox() -> None:
     assert stream.flush() == 0
     assert outbox.writes == [PING.frame()]
     assert (len(stream.queue), counters(stream)) == (0, (1, 0, 1, 0))
+
+
+@pytest.mark.parametrize("max_rate_per_s", [None, 1.0])
+def test_nothing_stands_behind_the_last_event(max_rate_per_s: float | None) -> None:
+    outbox = FakeOutbox(appetite=0)
+    stream = open_stream(outbox)
+    stream.set_max_rate(max_rate_per_s)
+    stream.post(PING)
+    first, *later = (make_message(sequence) for sequence in range(4))
+    offer(stream, first)
+    stream.finish(closed(4408, "too slow"))
+    offer(stream, *later)
+    stream.post(PING)
+    stream.post_loss(7, "ingest")
+    stream.answer(PING)
+    stream.release(10**18)
+    outbox.feed()
+    offer(stream, *later)
+    expected = first if max_rate_per_s is None else first.without_id()
+    assert outbox.kernel == PING.frame() + expected.frame() + closed(4408, "too slow").frame()
+    assert (len(stream.queue), counters(stream)) == (0, (7, 1, 6, 0))
+    assert (stream.closed_messages, stream.queue.dropped) == (6, 6)
+    stream.leave()
+    assert counters(stream) == (7, 1, 6, 0)
+
+
+def test_what_waits_elsewhere_is_dropped_when_the_stream_finishes() -> None:
+    outbox = FakeOutbox()
+    stream = open_stream(outbox)
+    stream.set_max_rate(1.0)
+    offer(stream, *messages_of("1", 3))
+    stream.finish()
+    assert outbox.written == make_message(0).without_id().frame()
+    assert counters(stream) == (3, 1, 2, 0)
+
+
+def test_a_message_without_room_may_finish_the_stream_in_the_middle_of_a_burst() -> None:
+    outbox = FakeOutbox(appetite=0)
+    stream = open_stream(outbox)
+    stream.set_overflow(Overflow.DISCONNECT)
+    stream.on_close = lambda: stream.finish(closed(4408, "too slow"))
+    messages = messages_of("1", 6)
+    stream.post(PING)
+    stream.burst = list(messages)
+    stream.flush()
+    outbox.feed()
+    last = gap_event("1", 1).frame() + closed(4408, "too slow").frame()
+    assert outbox.kernel == PING.frame() + frames(*messages[:3]) + last
+    assert counters(stream) == (6, 3, 3, 0)
 
 
 def test_the_labels_of_the_metrics_stay_as_they_are() -> None:

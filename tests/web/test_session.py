@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.gateway import Gateway, payload_of, start_gateway, start_stock_gateway
+from tests.gateway import DEADLINE_S, Gateway, payload_of, start_gateway, start_stock_gateway
 from tests.web.client import EventsClient, Heard, SocketClient, StreamClient, open_client
 from tests.web.test_options import numbers, on_each_transport, publish
 from tracker.domain.reasons import CloseReason
@@ -88,6 +88,26 @@ async def test_where_the_operator_cuts_slow_clients(nursery: trio.Nursery, trans
         assert not any(each.name == "closed" for each in heard)
     await gateway.wait_streams(0)
     assert gateway.statistics.closed[CloseReason.SLOW] == 1
+
+
+async def test_nothing_stands_behind_the_closed_event(nursery: trio.Nursery) -> None:
+    """Whatever is published while the client takes what waited for it."""
+    gateway = await start(nursery, overflow="disconnect", buffer_messages=200)
+    client = await open_slow(gateway, "sse")
+    await flood(gateway)
+
+    async def publish_on() -> None:
+        while True:
+            await flood(gateway, 50)
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as publishing:
+        publishing.start_soon(publish_on)
+        with trio.fail_after(DEADLINE_S):
+            heard = await client.hear_to_end()
+        publishing.cancel_scope.cancel()
+    assert [each.name for each in heard[-2:]] == ["closed", "end"]
+    assert [each.name for each in heard].count("closed") == 1
 
 
 @on_each_transport

@@ -101,6 +101,7 @@ class Stream:
         "_catch_up",
         "_encode",
         "_evicted",
+        "_is_finished",
         "_is_plain",
         "_latest_after",
         "_limiter",
@@ -167,7 +168,10 @@ class Stream:
         self.burst: list[Message] = []
         self._catch_up: CatchUp | None = None
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
+        #: Whether a message needs no more than room in the queue.
         self._is_plain = self._limiter is None
+        #: Whether it takes nothing more in.
+        self._is_finished = False
         self._evicted = 0
         self._replayed = 0
         #: Whether a message may go into the burst, past the queue.
@@ -218,17 +222,20 @@ class Stream:
         subscription.offered += 1
         if self._is_plain:
             self._accept(message, subscription)
-        elif self._admit(message, subscription):
+        elif self._is_finished or self._admit(message, subscription):
             self._take_in(message, subscription)
 
     def _take_in(self, message: Message, subscription: Subscription) -> None:
         """Queue a message, or leave it to the catch-up."""
-        if self._catch_up is None:
+        if self._is_finished:
+            subscription.dropped += 1
+            self._count_closed(1)
+        elif self._catch_up is None:
             self._accept(message, subscription)
-            return
-        self._catch_up.defer(message, subscription)
-        # The history may lose it; not on a client that takes what it is sent.
-        self.flush()
+        else:
+            self._catch_up.defer(message, subscription)
+            # The history may lose it; not on a client that takes what it is sent.
+            self.flush()
 
     def _accept(self, message: Message, subscription: Subscription) -> None:
         queue = self.queue
@@ -293,9 +300,9 @@ class Stream:
     def post(self, event: Event) -> None:
         """Queue an event that belongs to no device, and send it if the kernel takes it.
 
-        Once the stream has ended, nothing happens: its connection may serve another answer.
+        Once the stream is finished, nothing happens: its connection may serve another answer.
         """
-        if self.has_ended:
+        if self._is_finished:
             return
         self._flush_owed()
         if self._catch_up is not None and event in (UPSTREAM_LOST, UPSTREAM_BACK):
@@ -306,7 +313,7 @@ class Stream:
 
     def post_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device."""
-        if self.has_ended:
+        if self._is_finished:
             return
         self._flush_owed()
         if self._catch_up is not None:
@@ -317,7 +324,7 @@ class Stream:
 
     def answer(self, event: Event) -> None:
         """Queue the answer to what the client said; see `is_congested`."""
-        if not self.has_ended:
+        if not self._is_finished:
             self._flush_owed()
             self.queue.put_answer(event)
             self.flush()
@@ -372,7 +379,7 @@ class Stream:
         for message in burst:
             subscription = self.subscriptions[message.device_id]
             subscription.offered += 1
-            self._accept(message, subscription)
+            self._take_in(message, subscription)  # an earlier one may have finished us
 
     def _count_burst(self, burst: list[Message]) -> None:
         subscriptions = self.subscriptions
@@ -413,7 +420,7 @@ class Stream:
             self._replayed += self._catch_up.replayed
             self._evicted += self._catch_up.evicted
             self._catch_up = None
-            self._is_plain = self._limiter is None
+            self._is_plain = self._limiter is None and not self._is_finished
 
     def set_overflow(self, overflow: Overflow) -> None:
         """Deal with overflow in another way from now on; what waits is kept, or conflated."""
@@ -482,10 +489,12 @@ class Stream:
         if self._catch_up is not None:
             self.closed_messages += self._catch_up.give_up(subscription)
         if self._limiter is not None:
-            held = self._limiter.forget(subscription)
-            self.queue.dropped += held
-            self._owner.totals.dropped[Drop.CLOSED] += held
-            self.closed_messages += held
+            self._count_closed(self._limiter.forget(subscription))
+
+    def _count_closed(self, messages: int) -> None:
+        self.queue.dropped += messages
+        self._owner.totals.dropped[Drop.CLOSED] += messages
+        self.closed_messages += messages
 
     # How it ends
 
@@ -498,12 +507,29 @@ class Stream:
     def _stall(self) -> None:
         self.close(CloseReason.STALLED)
 
+    def finish(self, last: Event | None = None) -> None:
+        """Take nothing more in: what waits in the queue is sent, and `last` behind it.
+
+        All else that was offered, or will be until it leaves, is dropped. Idempotent.
+        """
+        if self._is_finished:
+            return
+        self._flush_owed()
+        self._is_finished = True
+        self.is_clear = self._is_plain = False
+        for subscription in self.subscriptions.values():
+            self._drop_elsewhere(subscription)
+        self._end_catch_up()
+        if last is not None:
+            self.queue.put_event(last)
+        self.flush()
+
     def leave(self) -> None:
         """Leave the hub and let go of the outbox; what waits is dropped. Idempotent."""
         if self.has_ended:
             return
-        self.has_ended = True
-        self.is_clear = False
+        self.has_ended = self._is_finished = True
+        self.is_clear = self._is_plain = False
         self.outbox.on_writable = self.outbox.on_stalled = self.on_close = None
         self._drop_waiting()
         self._owner.forget(self)

@@ -128,7 +128,7 @@ class HandedOverSession:
 
     async def _close(self) -> None:
         reason = self._stream.close_reason or CloseReason.CLIENT
-        announce_end(self._stream, reason)
+        finish(self._stream, reason)
         await send_last_words(self._stream)
         self.leave()
         self._door.end(self._last_bytes(reason))
@@ -146,7 +146,7 @@ def hand_over(
     close_if_draining(stream, gateway)
 
 
-def announce_end(stream: Stream, reason: CloseReason) -> None:
-    """Say on SSE what a close frame says on WebSocket."""
-    if stream.transport.name == "sse" and reason is not CloseReason.SHUTDOWN:
-        stream.post(event.closed(*CLOSES[reason]))
+def finish(stream: Stream, reason: CloseReason) -> None:
+    """Let `stream` take nothing more in, and say on SSE what a close frame says on WebSocket."""
+    is_told = stream.transport.name == "sse" and reason is not CloseReason.SHUTDOWN
+    stream.finish(event.closed(*CLOSES[reason]) if is_told else None)

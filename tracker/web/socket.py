@@ -80,5 +80,6 @@ async def _listen(stream: Stream, gateway: GatewayView) -> CloseReason:
             conversation.hear(await websocket.receive())
             while stream.is_congested:
                 await stream.outbox.wait_writable()
+    stream.finish()
     await send_last_words(stream)
     return stream.close_reason or CloseReason.CLIENT

@@ -17,7 +17,7 @@ from tracker.domain.stream import Client, Stream
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, Transport
 from tracker.web.asgi_outbox import AsgiOutbox
 from tracker.web.last_words import close_if_draining
-from tracker.web.session import announce_end, client_of, hand_over, open_client_stream
+from tracker.web.session import client_of, finish, hand_over, open_client_stream
 from tracker.web.view import GatewayView
 
 _HEADERS = {
@@ -116,7 +116,7 @@ class _AsgiBody(ResponseBody):
         return self
 
     def _finish(self) -> None:
-        announce_end(self._stream, self._stream.close_reason or CloseReason.CLIENT)
+        finish(self._stream, self._stream.close_reason or CloseReason.CLIENT)
         self._outbox.finish()
 
     async def __aexit__(
