@@ -230,12 +230,12 @@ def test_streams_that_get_the_same_share_one_write() -> None:
 def test_a_joiner_tells_streams_apart_by_what_they_get_and_how() -> None:
     joiner = Joiner()
     one, two = message(1), message(2)
-    assert joiner.join([one], WEBSOCKET.encode) is one.frame()
-    assert joiner.join([one, two], WEBSOCKET.encode) == one.frame() + two.frame()
-    assert joiner.join([one, two], SSE_BARE.encode) == one.sse() + two.sse()
-    assert joiner.join([two, one], SSE_BARE.encode) == two.sse() + one.sse()
+    assert joiner.join((one,), WEBSOCKET.encode) is one.frame()
+    assert joiner.join((one, two), WEBSOCKET.encode) == one.frame() + two.frame()
+    assert joiner.join((one, two), SSE_BARE.encode) == one.sse() + two.sse()
+    assert joiner.join((two, one), SSE_BARE.encode) == two.sse() + one.sse()
     bare = one.without_id().sse()
-    assert joiner.join([one], SSE_BARE.encode_without_id) == bare != one.sse()
+    assert joiner.join((one,), SSE_BARE.encode_without_id) == bare != one.sse()
 
 
 def test_the_first_refusal_holds_the_whole_burst_and_the_second_goes_to_the_queue() -> None:
@@ -364,7 +364,7 @@ def test_who_is_not_clear_gets_no_burst(what: str) -> None:
         stream.leave()
     assert not stream.is_clear
     hub.publish_batch([message(3)])
-    assert stream.burst == []
+    assert stream.burst == ()
     stream.leave()
 
 
@@ -374,7 +374,7 @@ def test_an_outbox_that_another_task_serves_is_clear_when_it_is_idle() -> None:
         hub.publish_batch([message(1)])
         stream.flush()
         hub.publish_batch([message(2)])
-        assert (stream.burst, stream.queue.waiting) == ([], 1)
+        assert (stream.burst, stream.queue.waiting) == ((), 1)
         outbox.serve()
         outbox.serve()
         assert stream.is_clear

@@ -804,7 +804,7 @@ class HonestyMachine(RuleBasedStateMachine):
         stream, limits = connection.stream, self.settings.queue
         queue = stream.queue
         assert queue.waiting == sum(each.queued for each in stream.subscriptions.values())
-        assert queue.waiting_bytes == sum(each.size_bytes for each, _ in queue._entries)
+        assert queue.waiting_bytes == sum(each.size_bytes for each, _ in queue.entries)
         for subscription in stream.subscriptions.values():
             if stream.overflow is Overflow.LATEST:
                 assert subscription.queued <= 1
@@ -813,7 +813,7 @@ class HonestyMachine(RuleBasedStateMachine):
             assert subscription.held <= 1
         if not (connection.was_conflated or stream.overflow is Overflow.LATEST):
             # Conflation bounds the messages, and what is newest anyway is kept for all.
-            sizes = [each.size_bytes for each, whose in queue._entries if whose is not None]
+            sizes = [each.size_bytes for each, whose in queue.entries if whose is not None]
             assert sum(sizes) <= limits.total_bytes or len(sizes) == 1
         if connection.rate is not None and not connection.has_unsubscribed:
             rate, since_ns = connection.rate

@@ -44,7 +44,7 @@ class DropOldQueue(Queue):
         super().put(message, subscription)
         subscription.gap = gap  # it stands before all that waits of the device
         entry: _MutableEntry = [message, subscription]
-        self._entries[-1] = cast(tuple[Event, Subscription | None], entry)
+        self.entries[-1] = cast(tuple[Event, Subscription | None], entry)
         self._places_of(subscription).append(entry)
 
     def put_without_room(self, message: Message, subscription: Subscription) -> None:
@@ -56,8 +56,8 @@ class DropOldQueue(Queue):
             self.put(message, subscription)
         else:  # what fills the bytes belongs to others
             super().put_without_room(message, subscription)
-        if self._given_up > max(_GIVEN_UP_LIMIT, len(self._entries) // 2):
-            self._entries = deque(entry for entry in self._entries if entry[0] is not NOTHING)
+        if self._given_up > max(_GIVEN_UP_LIMIT, len(self.entries) // 2):
+            self.entries = deque(entry for entry in self.entries if entry[0] is not NOTHING)
             self._given_up = 0
 
     def _places_of(self, subscription: Subscription) -> deque[_MutableEntry]:
@@ -139,7 +139,7 @@ class LatestQueue(Queue):
             return
         super().put(message, subscription)
         entry = [message, subscription]
-        self._entries[-1] = cast(tuple[Event, Subscription | None], entry)
+        self.entries[-1] = cast(tuple[Event, Subscription | None], entry)
         self._newest[subscription] = entry
 
     def remove(self, subscriptions: Collection[Subscription]) -> int:

@@ -17,6 +17,7 @@ from tracker.domain import event
 from tracker.domain.catchup import CatchUp, Due
 from tracker.domain.event import Event
 from tracker.domain.history import History, HistoryLimits, Losses
+from tracker.domain.joiner import Burst
 from tracker.domain.message import Message
 from tracker.domain.notices import DropNotices
 from tracker.domain.options import PLAIN, StreamOptions
@@ -393,11 +394,17 @@ class Hub:
             if watchers is None:
                 continue
             self._offered += len(watchers)
+            # Who has had the same so far has the same now: one tuple for all of them.
+            had: Burst | None = None
+            has: Burst = ()
             for stream, subscription in watchers.items():
                 if stream.is_clear:
-                    if not stream.burst:
+                    burst = stream.burst
+                    if burst is not had:
+                        had, has = burst, (*burst, message)
+                    if not burst:
                         touched.append(stream)
-                    stream.burst.append(message)
+                    stream.burst = has
                     continue
                 stream.offer(message, subscription)
                 if stream.touched_by != publish:

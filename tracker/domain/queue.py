@@ -102,11 +102,11 @@ class Queue:
     """
 
     __slots__ = (
-        "_entries",
         "_limits",
         "conflated",
         "delivered",
         "dropped",
+        "entries",
         "events_left_out",
         "events_waiting",
         "totals",
@@ -118,7 +118,8 @@ class Queue:
     overflow = Overflow.DROP_NEW
 
     def __init__(self, limits: QueueLimits, totals: Totals) -> None:
-        self._entries: deque[_Entry] = deque()
+        #: What waits, in order. Others may look whether it is empty, which costs next to nothing.
+        self.entries: deque[_Entry] = deque()
         self._limits = limits
         #: The sums over all queues.
         self.totals = totals
@@ -132,7 +133,7 @@ class Queue:
         self.events_left_out = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def has_room(self, message: Message, subscription: Subscription) -> bool:
         """Whether `message` fits into both bounds."""
@@ -144,7 +145,7 @@ class Queue:
         A message above the bound would else be lost on a client that takes everything.
         """
         return (
-            self.waiting_bytes + message.size_bytes <= self._limits.total_bytes or not self._entries
+            self.waiting_bytes + message.size_bytes <= self._limits.total_bytes or not self.entries
         )
 
     def put(self, message: Event, subscription: Subscription) -> None:
@@ -153,7 +154,7 @@ class Queue:
         subscription.gap = None
         self.waiting += 1
         self.waiting_bytes += message.size_bytes
-        self._entries.append((message, subscription))
+        self.entries.append((message, subscription))
 
     def put_event(self, event: Event) -> None:
         """Append an event that belongs to no subscription, unless too many of them wait."""
@@ -168,19 +169,19 @@ class Queue:
         """Append an event that belongs to no subscription; its number is bounded elsewhere."""
         self.events_waiting += 1
         self.waiting_bytes += event.size_bytes
-        self._entries.append((event, None))
+        self.entries.append((event, None))
 
     def put_first(self, event: Event) -> None:
         """Let an event leave before all else; there is one such at a time."""
         self.put_answer(event)
-        self._entries.rotate(1)
+        self.entries.rotate(1)
 
     def put_loss(self, messages: int, reason: str) -> None:
         """Say here that `messages` were lost of which nobody knows the device.
 
         One gap at the end grows, so they are no more than what else waits.
         """
-        last = self._entries[-1][0] if self._entries else None
+        last = self.entries[-1][0] if self.entries else None
         if not isinstance(last, Gap) or last.device_id is not None or last.reason != reason:
             last = Gap(None, reason)
             self.put_gap(last)
@@ -189,7 +190,7 @@ class Queue:
     def put_gap(self, gap: Gap) -> None:
         """Append a gap; its count says for how many messages it stands."""
         self.waiting_bytes += gap.size_bytes
-        self._entries.append((gap, None))
+        self.entries.append((gap, None))
 
     def put_without_room(self, message: Message, subscription: Subscription) -> None:
         """Deal with a message that was offered and for which there is no room."""
@@ -211,7 +212,7 @@ class Queue:
         The queue must not be empty. One event alone is passed on as the bytes that all
         connections share; an event that has no form in this encoding leaves no bytes.
         """
-        entries = self._entries
+        entries = self.entries
         parts: list[bytes] = []
         taken_bytes = messages = 0
         while entries:
@@ -247,7 +248,7 @@ class Queue:
         owners = {subscription.device_id: subscription for subscription in subscriptions}
         kept = deque[_Entry]()
         messages = 0
-        for entry in self._entries:
+        for entry in self.entries:
             event, subscription = entry
             if subscription is None:
                 is_theirs = isinstance(event, Gap) and event.device_id in owners
@@ -260,7 +261,7 @@ class Queue:
             if subscription is not None:
                 messages += 1
                 self._count_closed(subscription)
-        self._entries = kept
+        self.entries = kept
         for subscription in subscriptions:
             subscription.gap = None
         return messages
@@ -270,17 +271,17 @@ class Queue:
         self.delivered, self.dropped = other.delivered, other.dropped
         self.conflated, self.events_left_out = other.conflated, other.events_left_out
         growing: dict[Event, Subscription] = {}
-        for _, subscription in other._entries:
+        for _, subscription in other.entries:
             if subscription is not None:
                 subscription.queued = 0
                 if subscription.gap is not None:
                     growing[subscription.gap] = subscription
                     subscription.gap = None
-        for event, subscription in other._entries:
+        for event, subscription in other.entries:
             if subscription is not None:
                 self.put(event, subscription)
                 continue
-            self._entries.append((event, None))
+            self.entries.append((event, None))
             self.waiting_bytes += event.size_bytes
             self.events_waiting += not isinstance(event, Place)
             if isinstance(event, Gap) and event in growing:
@@ -292,14 +293,14 @@ class Queue:
 
     def strip_ids(self) -> None:
         """Let the messages that wait leave without ids."""
-        self._entries = deque(
+        self.entries = deque(
             (event if subscription is None else event.without_id(), subscription)
-            for event, subscription in self._entries
+            for event, subscription in self.entries
         )
 
     def oldest_ns(self) -> int | None:
         """When the oldest message that waits was received, or None: none waits."""
-        for event, _ in self._entries:
+        for event, _ in self.entries:
             if isinstance(event, Message):
                 return event.received_ns
         return None
@@ -307,12 +308,12 @@ class Queue:
     def clear(self) -> int:
         """Drop what waits; return how many messages that were."""
         messages = self.waiting
-        for event, subscription in self._entries:
+        for event, subscription in self.entries:
             if subscription is not None:
                 self._count_closed(subscription)
             elif isinstance(event, Gap):
                 event.seal()  # nobody will hear of it, but it must not grow either
-        self._entries.clear()
+        self.entries.clear()
         self.events_waiting = self.waiting_bytes = 0
         return messages
 

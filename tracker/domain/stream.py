@@ -32,7 +32,7 @@ from tracker.domain.event import (
     mode_changed,
     position_mark,
 )
-from tracker.domain.joiner import Joiner
+from tracker.domain.joiner import Burst, Joiner
 from tracker.domain.limiter import RateLimiter
 from tracker.domain.message import Message
 from tracker.domain.outbox import Outbox
@@ -165,7 +165,7 @@ class Stream:
         self._overflow = overflow
         self.queue = _QUEUES[overflow](limits, owner.totals)
         #: What the publish under way has for it, not counted yet.
-        self.burst: list[Message] = []
+        self.burst: Burst = ()
         self._catch_up: CatchUp | None = None
         self._limiter = None if max_rate_per_s is None else RateLimiter(max_rate_per_s)
         #: Whether a message needs no more than room in the queue.
@@ -352,14 +352,45 @@ class Stream:
         `joiner`: shared by the streams that are flushed after one publish.
         Hot path: S2b and S4 guard it.
         """
+        burst, outbox = self.burst, self.outbox
+        if burst and outbox.writable and not self.queue.entries:
+            data = (joiner or Joiner()).join(burst, self._encode)
+            if len(data) <= WRITE_LIMIT_BYTES or len(burst) == 1:
+                self.burst = ()
+                self._count_burst(burst)
+                outbox.write_nowait(data)
+                self.is_clear = outbox.writable
+                return len(burst)
+        return self._flush_queue()
+
+    def _count_burst(self, burst: Burst) -> None:
+        count = len(burst)
+        self.queue.delivered += count
+        self.queue.totals.delivered += count
+        subscriptions = self.subscriptions
+        if len(subscriptions) == 1:
+            subscription = subscriptions[burst[0].device_id]
+            subscription.offered += count
+            subscription.delivered += count
+            return
+        for message in burst:
+            subscription = subscriptions[message.device_id]
+            subscription.offered += 1
+            subscription.delivered += 1
+
+    def _flush_queue(self) -> int:
+        """Move what waits through the queue: whoever is blocked, catches up, or has events."""
         outbox = self.outbox
         before = self.queue.delivered
-        if self.burst:
-            self._flush_burst(joiner or Joiner())
+        burst, self.burst = self.burst, ()
+        for message in burst:
+            subscription = self.subscriptions[message.device_id]
+            subscription.offered += 1
+            self._take_in(message, subscription)  # an earlier one may have finished us
         while outbox.writable:
             if self._catch_up is not None:
                 data = self._take_while_catching_up(self._catch_up)
-            elif self.queue:
+            elif self.queue.entries:
                 data = self.queue.take(self._encode, WRITE_LIMIT_BYTES)
             else:
                 break
@@ -368,34 +399,8 @@ class Stream:
         self.is_clear = outbox.writable and self._is_plain
         return self.queue.delivered - before
 
-    def _flush_burst(self, joiner: Joiner) -> None:
-        burst, self.burst = self.burst, []
-        if self.outbox.writable and not self.queue:
-            data = joiner.join(burst, self._encode)
-            if len(data) <= WRITE_LIMIT_BYTES or len(burst) == 1:
-                self._count_burst(burst)
-                self.outbox.write_nowait(data)
-                return
-        for message in burst:
-            subscription = self.subscriptions[message.device_id]
-            subscription.offered += 1
-            self._take_in(message, subscription)  # an earlier one may have finished us
-
-    def _count_burst(self, burst: list[Message]) -> None:
-        subscriptions = self.subscriptions
-        self.queue.count_delivered(len(burst))
-        if len(subscriptions) == 1:
-            subscription = subscriptions[burst[0].device_id]
-            subscription.offered += len(burst)
-            subscription.delivered += len(burst)
-            return
-        for message in burst:
-            subscription = subscriptions[message.device_id]
-            subscription.offered += 1
-            subscription.delivered += 1
-
     def _take_while_catching_up(self, catch_up: CatchUp) -> bytes:
-        if self.queue:  # events, or what was before it began
+        if self.queue.entries:  # events, or what was before it began
             return self.queue.take(self._encode, WRITE_LIMIT_BYTES)
         data = catch_up.take(self._encode, WRITE_LIMIT_BYTES)
         if catch_up.is_level:
@@ -539,7 +544,7 @@ class Stream:
             subscription = self.subscriptions[message.device_id]
             subscription.offered += 1
             self.queue.put(message, subscription)
-        self.burst.clear()
+        self.burst = ()
         for subscription in self.subscriptions.values():
             self._drop_elsewhere(subscription)
         self._end_catch_up()

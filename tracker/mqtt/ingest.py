@@ -200,7 +200,7 @@ class Ingest:
         left = []
         for count, stream in enumerate(touched, 1):
             delivered += stream.flush(joiner)
-            if stream.queue:
+            if not stream.is_clear and stream.queue.entries:
                 left.append(stream)
             if count % _FLUSHES_PER_LOOK == 0 and time.monotonic_ns() >= turn_ends_ns:
                 await trio.lowlevel.cancel_shielded_checkpoint()
