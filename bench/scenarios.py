@@ -13,6 +13,7 @@ import msgspec
 from bench import faraway
 from bench.campaign import Campaign, Samples
 from bench.contenders import FLOOR, PLAIN, TRACKER, tracker
+from bench.history import MESSAGES, PAIRS, SINKS, extra_cost
 from bench.report import Figure, Sense, Verdict
 from bench.rising import most_sustained
 from bench.runs import run, run_connects
@@ -370,6 +371,29 @@ def _loss(name: str, ours: Samples) -> Figure:
     )
 
 
+def ids_and_history(campaign: Campaign) -> list[Figure]:
+    """What ids and the history add to publishing into null sinks, in this process."""
+    name = "history"
+    campaign.say(f"{name}: {PAIRS} pairs of {MESSAGES:,} messages into {SINKS} null sinks, twice")
+    return [
+        Figure(
+            scenario=name,
+            name="ids and history, 100 sinks on one device",
+            measured=100 * extra_cost(devices=1),
+            unit=" %",
+            must=10,
+            beside="of publishing without",
+        ),
+        Figure(
+            scenario=name,
+            name="ids and history, one sink a device",
+            measured=100 * extra_cost(devices=SINKS),
+            unit=" %",
+            beside="of publishing without, before decoding, hand-over and system calls",
+        ),
+    ]
+
+
 QUICK: dict[str, Scenario] = {"A7": headline, "S2b": fan_out}
 FULL: dict[str, Scenario] = {
     "A7": headline,
@@ -384,4 +408,5 @@ FULL: dict[str, Scenario] = {
     "S1": few_messages,
     "S3": idle_connections,
     "S5b": stuck_clients,
+    "history": ids_and_history,
 }

@@ -36,6 +36,7 @@ from tracker.mqtt.client import Client
 from tracker.mqtt.errors import MqttError
 from tracker.mqtt.ingest import Ingest
 from tracker.mqtt.message import Message as MqttMessage
+from tracker.mqtt.pace import Pace
 
 TURN_NS = 2_000_000  # DESIGN, law 2
 DEVICE = "848"
@@ -457,6 +458,7 @@ class FakeClient:
     discarded: list[int] = field(default_factory=list)
     discarded_messages: int = 0
     taken: int = 0
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def messages(self) -> list[MqttMessage]:

@@ -20,6 +20,7 @@ from tracker.mqtt.incoming import Incoming
 from tracker.mqtt.mailbox import Accepted, Call, End, Mailbox, News
 from tracker.mqtt.network import NetworkThread
 from tracker.mqtt.options import ConnectionState
+from tracker.mqtt.pace import Pace
 from tracker.mqtt.transport import PahoClient
 
 # Calls that wait for the thread; one more is refused with MQTT_ERR_QUEUE_SIZE.
@@ -42,6 +43,7 @@ class Bridge:
         client: PahoClient,
         incoming: Incoming,
         logger: logging.Logger,
+        pace: Pace,
         *,
         prepare: Callable[[], None],
         on_change: Callable[[ConnectionState], None],
@@ -51,7 +53,7 @@ class Bridge:
         self._logger = logger
         self._on_change = on_change
         self._mailbox = Mailbox(self._take_in)
-        self._thread = NetworkThread(client, self._mailbox, incoming, logger, prepare=prepare)
+        self._thread = NetworkThread(client, self._mailbox, incoming, logger, pace, prepare=prepare)
         # A second hold on the socket while paho blocks in a handshake, to interrupt it.
         self._handshake: socket.socket | None = None
         self._settled = trio.Event()

@@ -45,6 +45,7 @@ from tracker.mqtt.options import (
     WebSocketHeaders,
     Will,
 )
+from tracker.mqtt.pace import Pace
 from tracker.mqtt.queues import LifoQueue, PriorityQueue, Queue
 from tracker.mqtt.topics import Topic, TopicLike, Wildcard, WildcardLike
 from tracker.mqtt.transport import PahoClient, open_socket
@@ -238,6 +239,8 @@ class Client:
             limit_bytes=max_queued_incoming_bytes or 0,
             logger=self._logger,
         )
+        #: Tell it what the messages bring about, where that is much: see `Pace`.
+        self.pace = Pace()
         self._bridge: Bridge | None = None
         self._is_entered = False
         self._connects = 0
@@ -494,6 +497,7 @@ class Client:
             self._client,
             self._incoming,
             self._logger,
+            self.pace,
             prepare=self._configure_tls,
             on_change=self._set_state,
         )

@@ -116,7 +116,9 @@ class Ingest:
             # first of them, and marked in the history behind the last.
             self._lost += lost
             self._hub.note_lost(lost)
+        delivered = self._hub.totals.delivered
         await self.publish(batch)
+        client.pace.count_deliveries(self._hub.totals.delivered - delivered)
         if lost:
             self._hub.history.mark(self._hub.sequence)
 

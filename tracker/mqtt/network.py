@@ -7,7 +7,7 @@ is the disconnect, since paho's `on_disconnect` may come twice or never.
 Plain PUBLISH packets are cut out of the stream before paho sees them (`packets`), which
 saves most of the time that a message takes; paho does all the rest, keep-alive included.
 
-Above some rate (`Pace`) it lets the kernel gather for `GATHER_S` before it reads. That
+Above some rate (`Pace`) it lets the kernel gather for a moment before it reads. That
 turns two hand-overs of the interpreter lock per message into two per batch, and it more
 than doubles what one core can take; below that rate a message is handed over at once.
 """
@@ -33,8 +33,6 @@ from tracker.mqtt.message import Message
 from tracker.mqtt.pace import Pace
 from tracker.mqtt.transport import BufferedSocket, PahoClient
 
-GATHER_S = 0.0005
-
 # Calls that paho holds at once. paho's own queue has no bound, and a broker that stopped
 # reading acknowledges nothing, so beyond this they wait in the mailbox.
 HANDED_TO_PAHO_LIMIT = 1000
@@ -55,6 +53,7 @@ class NetworkThread(threading.Thread):
         mailbox: Mailbox,
         incoming: Incoming,
         logger: logging.Logger,
+        pace: Pace,
         *,
         prepare: Callable[[], None],
     ) -> None:
@@ -63,6 +62,7 @@ class NetworkThread(threading.Thread):
         self._mailbox = mailbox
         self._incoming = incoming
         self._logger = logger
+        self._pace = pace
         self._prepare = prepare
         self._batch: list[Message] = []
         self._read_ns = 0
@@ -116,7 +116,7 @@ class NetworkThread(threading.Thread):
         poller = select.poll()
         poller.register(wake_fd, select.POLLIN)
         watched: tuple[int, int] = (-1, 0)
-        pace = Pace()
+        pace = self._pace
         misc_at = time.monotonic() + MISC_INTERVAL_S
         while (sock := client.socket()) is not None and not mailbox.is_interrupted:
             fd = sock.fileno()
@@ -137,8 +137,8 @@ class NetworkThread(threading.Thread):
                 if ready_fd == wake_fd:
                     mailbox.take_wake_bytes()
                 elif events & ~select.POLLOUT:
-                    if pace.is_busy():
-                        time.sleep(GATHER_S)
+                    if gather_s := pace.gather_s():
+                        time.sleep(gather_s)
                     pace.count(self._read_burst())
             self._take_calls()
             if client.want_write():
