@@ -13,9 +13,11 @@ import trio
 from trio.testing import MockClock
 
 from tests.fakes import FakeOutbox, make_message
+from tracker import ticker
 from tracker.domain import wire
 from tracker.domain.event import PING
 from tracker.domain.hub import Hub, HubSettings
+from tracker.domain.options import StreamOptions
 from tracker.domain.queue import QueueLimits
 from tracker.domain.transport import SSE_BARE, SSE_CHUNKED, WEBSOCKET, WEBSOCKET_LINES, Transport
 from tracker.ticker import run_ticker
@@ -40,6 +42,18 @@ class TimedOutbox(FakeOutbox):
         return [
             time_s for time_s, write in zip(self.times_s, self.writes, strict=True) if write == data
         ]
+
+
+class VirtualTime:
+    """The module `time`, as far as the ticker needs it, on Trio's clock."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return trio.current_time()
+
+    @staticmethod
+    def monotonic_ns() -> int:
+        return round(trio.current_time() * 1e9)
 
 
 def make_hub() -> Hub:
@@ -175,3 +189,32 @@ async def test_a_period_shorter_than_a_tick_is_a_tick(autojump_clock: MockClock)
     assert outbox.times_of(PING.frame()) == pytest.approx(
         [trio.current_time() - 1.02 + 0.05 * number for number in range(1, 21)], abs=1e-5
     )
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 30.0])
+async def test_what_is_held_leaves_when_its_token_comes(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, idle_s: float
+) -> None:
+    """And nothing wakes for it while nothing is held."""
+    monkeypatch.setattr(ticker, "time", VirtualTime)
+    hub, outbox = make_hub(), TimedOutbox()
+    stream = hub.open_stream(["1"], outbox, WEBSOCKET, StreamOptions(max_rate_per_s=1.0))
+    async with ticking(hub):
+        for round_number in range(2):
+            outbox.times_s.clear()
+            begun_s = trio.current_time()
+            for sequence in range(3):
+                hub.publish_batch(
+                    [
+                        make_message(
+                            3 * round_number + sequence, received_ns=VirtualTime.monotonic_ns()
+                        )
+                    ]
+                )
+                stream.flush()
+            await trio.sleep(1.5)
+            assert [time_s - begun_s for time_s in outbox.times_s] == pytest.approx(
+                [0.0, 1.0], abs=0.021
+            )
+            assert not hub.is_holding
+            await trio.sleep(1.0 + idle_s)

@@ -2,7 +2,8 @@
 
 Theory of operation: a period is cut into shares, one for each tick; a stream is in one
 share for life, so each hears from us exactly once a period, and no two ticks of 10,000
-clients come in one burst. Ticks are absolute times: a late one does not shift the next.
+clients come in one burst. Ticks are absolute times: a late one does not shift the next. They
+are counted from one start, so that ticks of several kinds wake the process once.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ async def run_ticker(hub: Hub, *, ping_s: float, heartbeat_s: float) -> None:
 
     Cancellation: between two streams' turns; nothing is left half sent.
     """
+    start_s = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run_period, hub, ping_s, _ping)
-        nursery.start_soon(_run_period, hub, heartbeat_s, Stream.heartbeat)
-        nursery.start_soon(_run, _TICK_S, _ping_apart, hub)
-        nursery.start_soon(_run, _RELEASE_S, _release, hub)
-        nursery.start_soon(_run, _EXPIRE_S, _expire, hub)
+        nursery.start_soon(_run_period, start_s, ping_s, _ping, hub)
+        nursery.start_soon(_run_period, start_s, heartbeat_s, Stream.heartbeat, hub)
+        nursery.start_soon(_run, start_s, _TICK_S, _ping_apart, hub)
+        nursery.start_soon(_run, start_s, _EXPIRE_S, _expire, hub)
+        nursery.start_soon(_run_releases, hub)
 
 
 def _ping(stream: Stream) -> None:
@@ -50,28 +52,37 @@ def _ping_apart(hub: Hub) -> None:
             stream.post(PING)
 
 
-def _release(hub: Hub) -> None:
-    hub.release(time.monotonic_ns())
-
-
 def _expire(hub: Hub) -> None:
     hub.history.expire(time.monotonic_ns())
 
 
-async def _run(interval_s: float, act: Callable[[Hub], object], hub: Hub) -> None:
-    due_s = trio.current_time()
+async def _run_releases(hub: Hub) -> None:
+    """Let go of what has its token; nothing wakes while nothing is held."""
+    held = trio.Event()
+    hub.on_held = lambda: held.set()
+    while True:
+        while hub.is_holding:
+            await trio.sleep(_RELEASE_S)
+            hub.release(time.monotonic_ns())
+        held = trio.Event()
+        await held.wait()
+
+
+async def _run(start_s: float, interval_s: float, act: Callable[[Hub], object], hub: Hub) -> None:
+    due_s = start_s
     while True:
         due_s = max(due_s + interval_s, trio.current_time())
         await trio.sleep_until(due_s)
         act(hub)
 
 
-async def _run_period(hub: Hub, period_s: float, act: Callable[[Stream], object]) -> None:
+async def _run_period(
+    start_s: float, period_s: float, act: Callable[[Stream], object], hub: Hub
+) -> None:
     shares = max(1, math.floor(period_s / _TICK_S))
-    started_s = trio.current_time()
     tick = 0
     while True:
         tick += 1
-        await trio.sleep_until(started_s + tick * period_s / shares)
+        await trio.sleep_until(start_s + tick * period_s / shares)
         for stream in hub.streams(tick % shares, shares):
             act(stream)

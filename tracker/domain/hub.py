@@ -7,7 +7,7 @@ its subscriptions are gone with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain
@@ -133,6 +133,8 @@ class Hub:
         self._free_seats: list[int] = []
         #: Streams that hold messages back until their token comes.
         self._holding: dict[Stream, None] = {}
+        #: Called when the first of them begins to: `release` is to be called from now on.
+        self.on_held: Callable[[], object] | None = None
         #: Streams that have their own interval between `ping` events.
         self.pinged_apart: dict[Stream, None] = {}
         self._last: dict[str, Message] = {}
@@ -469,6 +471,11 @@ class Hub:
         self.is_upstream_lost = is_lost
         self.history.mark(self.sequence)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether a stream holds messages back."""
+        return bool(self._holding)
+
     def release(self, now_ns: int) -> None:
         """Send what has its token now."""
         for stream in list(self._holding):
@@ -487,6 +494,8 @@ class Hub:
 
     def note_held(self, stream: Stream) -> None:
         """`stream` holds messages back until their token comes."""
+        if not self._holding and self.on_held is not None:
+            self.on_held()
         self._holding[stream] = None
 
     def forget(self, stream: Stream) -> None:
