@@ -40,6 +40,7 @@ RUN_BY = {
     "Try it/sh 2": "test_make_targets",
     "Run it/sh": "test_serve_command",
     "The contract on one screen/js": "test_javascript",
+    "The contract on one screen/html": "test_javascript_client",
     "From the terminal, and from Python/sh": "test_commands",
     "From the terminal, and from Python/python": "test_python",
     "Settings/toml": "test_settings",
@@ -123,6 +124,34 @@ async def test_javascript(broker: Mosquitto) -> None:
             return [first.value.text, second.value.text]
 
         assert await in_browser(visit) == [f"{vessel} 40.7 -74", f"{bus} 40.7 -74"]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+async def test_javascript_client(broker: Mosquitto) -> None:
+    (script,) = re.findall(
+        r'<script type="module">(.*)</script>',
+        README.fence("The contract on one screen/html"),
+        re.S,
+    )
+    device_ids = re.findall(r'"(\d+)"', script)
+    assert len(device_ids) == 2
+    async with open_fleet(broker) as fleet:
+
+        def visit(page: Page) -> list[str]:
+            page.goto(f"http://127.0.0.1:{fleet.port}/healthz")
+            page.add_script_tag(content=script, type="module")
+            trio.from_thread.run(fleet.wait_subscribed, 2)
+            said = []
+            for device_id in device_ids:
+                with page.expect_console_message() as message:
+                    trio.from_thread.run(fleet.publish, "trackers/x", NEWS.format(device_id))
+                said.append(message.value.text)
+            return said
+
+        # A browser asks every site for its icon.
+        said = await in_browser(visit, tolerate="404")
+        assert said == [f"{each} 40.7 -74" for each in device_ids]
 
 
 def test_devices_of_the_javascript_are_in_the_demo() -> None:

@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser import in_browser
 from tests.web.fake_gateway import FakeGateway
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 CONNECTION_ERRORS = r"net::ERR_|WebSocket connection to .* failed"
 NOT_FOUND = r"status of 404"

@@ -151,6 +151,7 @@ def test_it_is_small() -> None:
     assert len(gzip.compress(content, 9)) <= SIZE_LIMIT_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -201,6 +202,7 @@ async def test_through_cuts_nothing_is_lost_and_nothing_comes_twice(transport: s
     await meet(visit, stream={"history_messages": 100_000, "buffer_messages": 10_000})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_what_fell_out_of_the_history_is_declared(transport: str) -> None:
@@ -222,6 +224,7 @@ async def test_what_fell_out_of_the_history_is_declared(transport: str) -> None:
     await meet(visit, stream={"history_messages": 5})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_devices_come_and_go_on_the_live_stream(transport: str) -> None:
@@ -269,6 +272,7 @@ async def test_devices_come_and_go_on_the_live_stream(transport: str) -> None:
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_a_device_whose_subscription_was_cut_begins_with_its_past() -> None:
@@ -292,6 +296,7 @@ async def test_a_device_whose_subscription_was_cut_begins_with_its_past() -> Non
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_more_devices_than_one_operation_takes() -> None:
@@ -311,6 +316,7 @@ async def test_more_devices_than_one_operation_takes() -> None:
     await meet(visit, stream={"max_device_ids": 500})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_sse_takes_over_where_no_websocket_opens() -> None:
@@ -329,6 +335,7 @@ async def test_sse_takes_over_where_no_websocket_opens() -> None:
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_where_a_websocket_opened_there_is_no_sse() -> None:
@@ -346,6 +353,7 @@ async def test_where_a_websocket_opened_there_is_no_sse() -> None:
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -366,6 +374,7 @@ async def test_a_silent_connection_is_replaced(transport: str) -> None:
     await meet(visit, stream={"ping_s": 0.4})
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_changing_the_transport_and_the_page_loses_nothing() -> None:
@@ -390,6 +399,7 @@ async def test_changing_the_transport_and_the_page_loses_nothing() -> None:
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -409,6 +419,7 @@ async def test_a_stream_without_ids_resumes_as_a_reset(transport: str) -> None:
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -430,6 +441,7 @@ async def test_the_text_keeps_what_javascript_would_round(transport: str) -> Non
     await meet(visit)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_a_listener_that_fails_or_closes_harms_nobody() -> None:
@@ -472,6 +484,7 @@ def native_source(page: Page, origin: str) -> Iterator[None]:
         page.evaluate("source.close()")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.slow
 async def test_a_native_event_source_resumes_by_itself() -> None:
@@ -514,6 +527,7 @@ def sequence(event_id: str) -> int:
     return int(event_id.rpartition("-")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.mosquitto
 @pytest.mark.slow
@@ -634,6 +648,7 @@ def test_its_types_say_how_it_is_used(tmp_path: Path) -> None:
     run(tmp_path, programs / "tsc", *options, *more, "use.ts", "misuses.ts")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.npm
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.browser import in_browser
 from tests.web.scripted_gateway import Answer, ScriptedGateway
 from tests.web.test_tracker_js import NOISE, Client
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 HELLO = '{"event":"hello","data":{"version":"1","ping_s":60,"buffer":100,"position":"e-1"}}'
 SSE_HELLO = 'event: hello\ndata: {"version":"1","ping_s":60,"buffer":100,"position":"e-1"}\n\n'
