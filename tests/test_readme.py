@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import zlib
@@ -283,6 +284,7 @@ def test_stock_server(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=os.environ | {"TRACKER_MQTT__URL": f"mqtt://127.0.0.1:{free_port()}"},
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # it has a process of its own for the server
     )
     try:
         subprocess.run(
@@ -293,5 +295,5 @@ def test_stock_server(tmp_path: Path) -> None:
             check=True, timeout=DEADLINE_S, stdout=subprocess.DEVNULL,
         )  # fmt: skip
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
