@@ -145,7 +145,7 @@ async def test_javascript_client(broker: Mosquitto) -> None:
             trio.from_thread.run(fleet.wait_subscribed, 2)
             said = []
             for device_id in device_ids:
-                with page.expect_console_message() as message:
+                with page.expect_console_message(lambda said: said.type == "log") as message:
                     trio.from_thread.run(fleet.publish, "trackers/x", NEWS.format(device_id))
                 said.append(message.value.text)
             return said

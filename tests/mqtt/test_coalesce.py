@@ -24,6 +24,7 @@ from tracker.mqtt.client import Client
 from tracker.mqtt.errors import MqttError
 from tracker.mqtt.ingest import Ingest
 from tracker.mqtt.message import Message as MqttMessage
+from tracker.mqtt.pace import Pace
 
 MS = 1_000_000
 #: From so many streams at once on, a write may be held back.
@@ -65,6 +66,7 @@ class Arrivals:
 
     batches: list[tuple[float, list[MqttMessage]]]
     discarded_messages: int = 0
+    pace: Pace = field(default_factory=Pace)
     _begun_s: float = field(default_factory=trio.current_time)
 
     async def receive_batch(self) -> list[MqttMessage]:
