@@ -21,6 +21,9 @@ from tests.test_endurance import WAYS, come_and_go
 
 SOAK_S = float(os.environ.get("SOAK_S", "300"))
 STAYING = 50
+#: How many come at once, and how many a second: a busy day, not a storm.
+COMING = 4 * len(WAYS)
+COMING_HZ = 50.0
 DEVICES = 20
 RATE_HZ = 200.0
 #: In so many parts the time is cut; the first is for the history to fill.
@@ -60,7 +63,8 @@ async def soak(gateway: Serving) -> list[int]:
 
     async def keep_coming() -> None:
         while True:
-            await come_and_go(gateway.port, 4 * len(WAYS))
+            await come_and_go(gateway.port, COMING)
+            await trio.sleep(COMING / COMING_HZ)
 
     async def look() -> None:
         while (part := int((trio.current_time() - begun_s) / SOAK_S * PARTS)) < PARTS:
