@@ -199,9 +199,18 @@ async def test_what_is_held_leaves_when_its_token_comes(
     monkeypatch.setattr(ticker, "time", VirtualTime)
     hub, outbox = make_hub(), TimedOutbox()
     stream = hub.open_stream(["1"], outbox, WEBSOCKET, StreamOptions(max_rate_per_s=1.0))
+    released_s = []
+    release = Hub.release
+
+    def note_release(self: Hub, now_ns: int) -> None:
+        released_s.append(now_ns / 1e9)
+        release(self, now_ns)
+
+    monkeypatch.setattr(Hub, "release", note_release)
     async with ticking(hub):
         for round_number in range(2):
             outbox.times_s.clear()
+            released_s.clear()
             begun_s = trio.current_time()
             for sequence in range(3):
                 hub.publish_batch(
@@ -218,3 +227,4 @@ async def test_what_is_held_leaves_when_its_token_comes(
             )
             assert not hub.is_holding
             await trio.sleep(1.0 + idle_s)
+            assert max(released_s) - begun_s < 1.05

@@ -489,6 +489,30 @@ async def test_batches_are_published_until_the_connection_is_lost(clock: FakeClo
     assert ingest.batch_messages.buckets()[:2] == [("1", 2.0), ("2", 4.0)]
 
 
+class TellingPace(Pace):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    def count_deliveries(self, deliveries: int) -> None:
+        self.told.append(deliveries)
+
+
+async def test_the_clients_pace_is_told_of_each_delivery_once(clock: FakeClock) -> None:
+    hub, pace = make_hub(), TellingPace()
+    ingest = Ingest(hub)
+    with (
+        hub.open_stream([DEVICE], FakeOutbox(), WEBSOCKET),
+        hub.open_stream([DEVICE], FakeOutbox(), WEBSOCKET),
+    ):
+        for batches in ([[nth(1), nth(2)], [nth(3)]], [[nth(4)]]):  # the connection comes back
+            with pytest.raises(MqttError):
+                await ingest.consume(cast(Client, FakeClient(batches, pace=pace)))
+    assert pace.told == [4, 2, 2]
+
+
 async def test_what_a_client_still_holds_is_published_when_it_is_drained(clock: FakeClock) -> None:
     hub, outbox = make_hub(), FakeOutbox()
     client = FakeClient([[nth(1), nth(2)], [nth(3)]])

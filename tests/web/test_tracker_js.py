@@ -153,7 +153,6 @@ def test_it_is_small() -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_through_cuts_nothing_is_lost_and_nothing_comes_twice(transport: str) -> None:
     devices = ("a", "b", "c")
@@ -274,7 +273,6 @@ async def test_devices_come_and_go_on_the_live_stream(transport: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_a_device_whose_subscription_was_cut_begins_with_its_past() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         for device_id in ("a", "b"):
@@ -298,7 +296,6 @@ async def test_a_device_whose_subscription_was_cut_begins_with_its_past() -> Non
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_more_devices_than_one_operation_takes() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         client = Client(page, proxy.url, deviceIds="a", transport="websocket")
@@ -318,7 +315,6 @@ async def test_more_devices_than_one_operation_takes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_sse_takes_over_where_no_websocket_opens() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         proxy.refuses_websockets = True
@@ -337,7 +333,6 @@ async def test_sse_takes_over_where_no_websocket_opens() -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_where_a_websocket_opened_there_is_no_sse() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         client = Client(page, proxy.url, deviceIds=["a"])
@@ -355,7 +350,6 @@ async def test_where_a_websocket_opened_there_is_no_sse() -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_silent_connection_is_replaced(transport: str) -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
@@ -376,7 +370,6 @@ async def test_a_silent_connection_is_replaced(transport: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_changing_the_transport_and_the_page_loses_nothing() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         client = Client(page, proxy.url, deviceIds=["a"], transport="websocket")
@@ -401,7 +394,6 @@ async def test_changing_the_transport_and_the_page_loses_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_stream_without_ids_resumes_as_a_reset(transport: str) -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
@@ -421,7 +413,6 @@ async def test_a_stream_without_ids_resumes_as_a_reset(transport: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_the_text_keeps_what_javascript_would_round(transport: str) -> None:
     inner = '{"DEVICE_ID":"a","N":123456789012345678901234567890,"X":1.10,"S":"\u2028: \\n{}"}'
@@ -443,7 +434,6 @@ async def test_the_text_keeps_what_javascript_would_round(transport: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_a_listener_that_fails_or_closes_harms_nobody() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         client = Client(page, proxy.url, deviceIds=["a"], transport="sse")
@@ -486,7 +476,6 @@ def native_source(page: Page, origin: str) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 async def test_a_native_event_source_resumes_by_itself() -> None:
     def visit(page: Page, gateway: Gateway, proxy: CuttingProxy) -> None:
         def heard() -> list[Heard]:
@@ -530,7 +519,6 @@ def sequence(event_id: str) -> int:
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.mosquitto
-@pytest.mark.slow
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_over_restarts_of_the_gateway(transport: str, tmp_path: Path) -> None:
     environment = {
@@ -651,7 +639,6 @@ def test_its_types_say_how_it_is_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.npm
-@pytest.mark.slow
 async def test_a_bundler_takes_it(tmp_path: Path) -> None:
     def bundle() -> str:
         programs = npm_project(tmp_path, "esbuild@0.27")

@@ -365,8 +365,7 @@ class Stream:
 
     def _count_burst(self, burst: Burst) -> None:
         count = len(burst)
-        self.queue.delivered += count
-        self.queue.totals.delivered += count
+        self.queue.count_delivered(count)
         subscriptions = self.subscriptions
         if len(subscriptions) == 1:
             subscription = subscriptions[burst[0].device_id]

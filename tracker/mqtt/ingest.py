@@ -67,6 +67,8 @@ class Ingest:
         self._sequence = hub.sequence
         self._epoch = hub.epoch.encode()
         self._lost = 0
+        #: How many deliveries the clients' pace was told of.
+        self._told_deliveries = 0
         self._complaint_due_s = float("-inf")
         self._uncomplained = 0
         self.received = 0
@@ -116,9 +118,10 @@ class Ingest:
             # first of them, and marked in the history behind the last.
             self._lost += lost
             self._hub.note_lost(lost)
-        delivered = self._hub.totals.delivered
         await self.publish(batch)
-        client.pace.count_deliveries(self._hub.totals.delivered - delivered)
+        delivered = self._hub.totals.delivered
+        client.pace.count_deliveries(delivered - self._told_deliveries)
+        self._told_deliveries = delivered
         if lost:
             self._hub.history.mark(self._hub.sequence)
 
