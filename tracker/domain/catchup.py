@@ -314,6 +314,5 @@ class CatchUp:
         if self._held.get(subscription) is event:
             del self._held[subscription]
         subscription.deferred -= 1
-        subscription.delivered += 1
         self.deferred -= 1
         self._stream.queue.count_delivered(1)

@@ -268,8 +268,7 @@ class Hub:
             events.append(resumed)
         if self.is_upstream_lost:
             events.append(event.UPSTREAM_LOST)
-        for each in events:
-            stream.queue.put_event(each)
+        stream.begin(events)
         self._catch_up(stream, past, opening.sequence, owed)
 
     def _hello(self, options: StreamOptions, position: Position) -> Event:
@@ -399,7 +398,7 @@ class Hub:
             # Who has had the same so far has the same now: one tuple for all of them.
             had: Burst | None = None
             has: Burst = ()
-            for stream, subscription in watchers.items():
+            for stream in watchers:
                 if stream.is_clear:
                     burst = stream.burst
                     if burst is not had:
@@ -408,7 +407,7 @@ class Hub:
                         touched.append(stream)
                     stream.burst = has
                     continue
-                stream.offer(message, subscription)
+                stream.offer(message, watchers[stream])
                 if stream.touched_by != publish:
                     stream.touched_by = publish
                     touched.append(stream)

@@ -3,7 +3,8 @@
 Laws:
 - One order: what leaves is what was accepted, in the order in which it was offered.
 - Conservation: `offered == delivered + dropped + waiting` for each subscription at every
-  moment; *delivered* means that it left the queue for the socket.
+  moment; *delivered* means that it left for the socket. A subscription counts the last two:
+  what was offered is what was published, and deliveries are counted for the stream.
 - Bounds: at most `messages` of one device wait, and `total_bytes` in all.
 - A gap stands where the first dropped message would have stood, and grows until a later
   message of that device is queued behind it. So no higher id passes it.
@@ -60,12 +61,10 @@ class Subscription:
 
     __slots__ = (
         "deferred",
-        "delivered",
         "device_id",
         "dropped",
         "gap",
         "held",
-        "offered",
         "queued",
         "start_sequence",
     )
@@ -74,8 +73,6 @@ class Subscription:
         self.device_id = device_id
         #: Of the last message that was published before it was there.
         self.start_sequence = start_sequence
-        self.offered = 0
-        self.delivered = 0
         self.dropped = 0
         #: Messages that wait in the queue.
         self.queued = 0
@@ -228,7 +225,6 @@ class Queue:
             entries.popleft()
             if subscription is not None:
                 subscription.queued -= 1
-                subscription.delivered += 1
                 messages += 1
             elif not isinstance(event, Place):
                 self.events_waiting -= 1

@@ -8,7 +8,8 @@ the outbox calls back, and the flush goes on from there.
 
 In the common case a message is not queued at all: a stream whose queue is empty and whose
 outbox is writable is clear, and what a publish has for it is its burst, which the flush
-that follows joins and writes at once. Only what the kernel refuses is queued.
+that follows joins and writes at once. Only what the kernel refuses is queued; while there
+is a burst, the queue is empty.
 
 A stream that begins with what it missed, or gets a new device with its past, catches up
 from the history (see `CatchUp`); meanwhile its queue gets no messages.
@@ -108,7 +109,9 @@ class Stream:
         "_limits",
         "_overflow",
         "_owner",
+        "_passed",
         "_replayed",
+        "_totals",
         "burst",
         "client",
         "close_reason",
@@ -160,6 +163,7 @@ class Stream:
         #: Messages that waited when it left.
         self.closed_messages = 0
         self._owner = owner
+        self._totals = owner.totals
         self._limits = limits
         self._latest_after = latest_after
         self._overflow = overflow
@@ -172,9 +176,11 @@ class Stream:
         self._is_plain = self._limiter is None
         #: Whether it takes nothing more in.
         self._is_finished = False
+        #: Messages that went past the queue.
+        self._passed = 0
         self._evicted = 0
         self._replayed = 0
-        #: Whether a message may go into the burst, past the queue.
+        #: Whether a message may go into the burst, past the queue, which is empty then.
         self.is_clear = self._is_plain and outbox.writable
         self._encode = transport.encode
         self._choose_encoding()
@@ -206,6 +212,11 @@ class Stream:
         return len(self.burst) + self.queue.waiting + deferred + held
 
     @property
+    def delivered(self) -> int:
+        """Messages that left for the socket, without those that `replayed` counts."""
+        return self._passed + self.queue.delivered
+
+    @property
     def evicted_messages(self) -> int:
         """Messages that left the history before it came to them."""
         return self._evicted + (0 if self._catch_up is None else self._catch_up.evicted)
@@ -217,9 +228,15 @@ class Stream:
 
     # What comes in
 
+    def begin(self, events: Collection[Event]) -> None:
+        """Let `events` leave before all else; they wait for the first flush."""
+        for event in events:
+            self.queue.put_event(event)
+        if events:
+            self.is_clear = False
+
     def offer(self, message: Message, subscription: Subscription) -> None:
         """Queue a message, or deal with it as its policy says. See `Queue`, PROTOCOL A4."""
-        subscription.offered += 1
         if self._is_plain:
             self._accept(message, subscription)
         elif self._is_finished or self._admit(message, subscription):
@@ -251,6 +268,7 @@ class Stream:
         # before, has room by now, and the outbox's task has just not had its turn.
         self.outbox.push_nowait()
         self.flush()
+        self.is_clear = False  # whatever comes of it, something is queued behind this
         if self.queue.has_room(message, subscription):
             return True
         # An outbox that another task serves has not been refused yet: the bytes bound it.
@@ -353,29 +371,17 @@ class Stream:
         Hot path: S2b and S4 guard it.
         """
         burst, outbox = self.burst, self.outbox
-        if burst and outbox.writable and not self.queue.entries:
+        if burst and outbox.writable:
             data = (joiner or Joiner()).join(burst, self._encode)
-            if len(data) <= WRITE_LIMIT_BYTES or len(burst) == 1:
+            count = len(burst)
+            if len(data) <= WRITE_LIMIT_BYTES or count == 1:
                 self.burst = ()
-                self._count_burst(burst)
+                self._passed += count
+                self._totals.delivered += count
                 outbox.write_nowait(data)
                 self.is_clear = outbox.writable
-                return len(burst)
+                return count
         return self._flush_queue()
-
-    def _count_burst(self, burst: Burst) -> None:
-        count = len(burst)
-        self.queue.count_delivered(count)
-        subscriptions = self.subscriptions
-        if len(subscriptions) == 1:
-            subscription = subscriptions[burst[0].device_id]
-            subscription.offered += count
-            subscription.delivered += count
-            return
-        for message in burst:
-            subscription = subscriptions[message.device_id]
-            subscription.offered += 1
-            subscription.delivered += 1
 
     def _flush_queue(self) -> int:
         """Move what waits through the queue: whoever is blocked, catches up, or has events."""
@@ -383,9 +389,8 @@ class Stream:
         before = self.queue.delivered
         burst, self.burst = self.burst, ()
         for message in burst:
-            subscription = self.subscriptions[message.device_id]
-            subscription.offered += 1
-            self._take_in(message, subscription)  # an earlier one may have finished us
+            # An earlier one may have finished us.
+            self._take_in(message, self.subscriptions[message.device_id])
         while outbox.writable:
             if self._catch_up is not None:
                 data = self._take_while_catching_up(self._catch_up)
@@ -456,6 +461,7 @@ class Stream:
         if had_ids is self.has_ids:
             return
         self._choose_encoding()
+        self.is_clear = False  # until the next flush
         catch_up = self._catch_up
         if had_ids:
             if self._has_mark(FORGET):
@@ -540,9 +546,7 @@ class Stream:
 
     def _drop_waiting(self) -> None:
         for message in self.burst:
-            subscription = self.subscriptions[message.device_id]
-            subscription.offered += 1
-            self.queue.put(message, subscription)
+            self.queue.put(message, self.subscriptions[message.device_id])
         self.burst = ()
         for subscription in self.subscriptions.values():
             self._drop_elsewhere(subscription)

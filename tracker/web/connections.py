@@ -77,7 +77,7 @@ def to_status(stream: Stream, now_ns: int, now_s: float) -> ConnectionStatus:
         lag_s=0.0 if oldest_ns is None else round((now_ns - oldest_ns) / 1e9, 6),
         waiting=stream.waiting,
         waiting_bytes=stream.queue.waiting_bytes,
-        delivered=stream.queue.delivered,
+        delivered=stream.delivered,
         replayed=stream.replayed,
         dropped=sum(drops_of(stream).values()),
         overflows=stream.overflows,
