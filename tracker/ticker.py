@@ -3,14 +3,14 @@
 Theory of operation: a period is cut into shares, one for each tick; a stream is in one
 share for life, so each hears from us exactly once a period, and no two ticks of 10,000
 clients come in one burst. Ticks are absolute times: a late one does not shift the next. They
-are counted from one start, so that ticks of several kinds wake the process once.
+are counted from one start, so that what several jobs have to do mostly takes one wake-up.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -19,6 +19,8 @@ from tracker.domain.hub import Hub
 from tracker.domain.stream import Stream
 
 _TICK_S = 0.1
+#: What is due so soon is done now: one wake-up less.
+_TOGETHER_S = 0.001
 #: How late a message may be that waited for its token.
 _RELEASE_S = 0.02
 _EXPIRE_S = 1.0
@@ -30,13 +32,52 @@ async def run_ticker(hub: Hub, *, ping_s: float, heartbeat_s: float) -> None:
 
     Cancellation: between two streams' turns; nothing is left half sent.
     """
-    start_s = trio.current_time()
+    jobs = [
+        _for_each_stream(hub, ping_s, _ping),
+        _for_each_stream(hub, heartbeat_s, Stream.heartbeat),
+        _Job(_TICK_S, lambda _: _ping_apart(hub)),
+        _Job(_EXPIRE_S, lambda _: hub.history.expire(time.monotonic_ns())),
+    ]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_run_period, start_s, ping_s, _ping, hub)
-        nursery.start_soon(_run_period, start_s, heartbeat_s, Stream.heartbeat, hub)
-        nursery.start_soon(_run, start_s, _TICK_S, _ping_apart, hub)
-        nursery.start_soon(_run, start_s, _EXPIRE_S, _expire, hub)
+        nursery.start_soon(_run, jobs)
         nursery.start_soon(_run_releases, hub)
+
+
+class _Job:
+    """Something to do every `interval_s` seconds from now; `act` gets its number, from 1."""
+
+    def __init__(self, interval_s: float, act: Callable[[int], object]) -> None:
+        self._start_s = trio.current_time()
+        self._interval_s = interval_s
+        self._act = act
+        self._ticks = 1
+
+    @property
+    def due_s(self) -> float:
+        return self._start_s + self._ticks * self._interval_s
+
+    def run(self) -> None:
+        self._act(self._ticks)
+        self._ticks += 1
+
+
+async def _run(jobs: Collection[_Job]) -> None:
+    while True:
+        await trio.sleep_until(min([job.due_s for job in jobs]))
+        now_s = trio.current_time() + _TOGETHER_S
+        for job in jobs:
+            if job.due_s <= now_s:
+                job.run()
+
+
+def _for_each_stream(hub: Hub, period_s: float, act: Callable[[Stream], object]) -> _Job:
+    shares = max(1, math.floor(period_s / _TICK_S))
+
+    def tick(number: int) -> None:
+        for stream in hub.streams(number % shares, shares):
+            act(stream)
+
+    return _Job(period_s / shares, tick)
 
 
 def _ping(stream: Stream) -> None:
@@ -52,10 +93,6 @@ def _ping_apart(hub: Hub) -> None:
             stream.post(PING)
 
 
-def _expire(hub: Hub) -> None:
-    hub.history.expire(time.monotonic_ns())
-
-
 async def _run_releases(hub: Hub) -> None:
     """Let go of what has its token; nothing wakes while nothing is held."""
     held = trio.Event()
@@ -66,23 +103,3 @@ async def _run_releases(hub: Hub) -> None:
             hub.release(time.monotonic_ns())
         held = trio.Event()
         await held.wait()
-
-
-async def _run(start_s: float, interval_s: float, act: Callable[[Hub], object], hub: Hub) -> None:
-    due_s = start_s
-    while True:
-        due_s = max(due_s + interval_s, trio.current_time())
-        await trio.sleep_until(due_s)
-        act(hub)
-
-
-async def _run_period(
-    start_s: float, period_s: float, act: Callable[[Stream], object], hub: Hub
-) -> None:
-    shares = max(1, math.floor(period_s / _TICK_S))
-    tick = 0
-    while True:
-        tick += 1
-        await trio.sleep_until(start_s + tick * period_s / shares)
-        for stream in hub.streams(tick % shares, shares):
-            act(stream)
