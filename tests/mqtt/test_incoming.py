@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -127,10 +128,80 @@ async def test_taking_waits_until_something_comes_or_the_end(
         assert outcomes == [b"1"]
         incoming.close(RuntimeError("gone"))
     assert outcomes == [b"1", "gone", "gone"]
-    incoming.open()
+    incoming.open(trio.sleep_forever)
     with trio.move_on_after(1) as scope:
         await incoming.get()
     assert scope.cancelled_caught
+
+
+async def test_one_task_waits_in_attendance_and_the_others_are_woken() -> None:
+    incoming = make()
+    news = trio.Event()
+    attending = 0
+    taken: list[bytes] = []
+
+    async def attend() -> None:
+        nonlocal attending
+        attending += 1
+        assert attending == 1
+        try:
+            await news.wait()
+        finally:
+            attending -= 1
+
+    async def take(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            taken.append((await incoming.get()).payload)
+
+    incoming.open(attend)
+    async with trio.open_nursery() as nursery:
+        scopes = [await nursery.start(take) for _ in range(3)]
+        await wait_all_tasks_blocked()
+        assert attending == 1
+        offer(incoming, message(b"1"))
+        await wait_all_tasks_blocked()
+        assert (taken, attending) == ([b"1"], 1)
+        # Who attends may go; the next who comes attends, and those before are woken as ever.
+        scopes[0].cancel()
+        await wait_all_tasks_blocked()
+        assert attending == 0
+        offer(incoming, message(b"2"))
+        await wait_all_tasks_blocked()
+        assert taken == [b"1", b"2"]
+        await nursery.start(take)
+        await wait_all_tasks_blocked()
+        assert attending == 1
+        incoming.store([each for each in [message(b"3")] if incoming.admit(each)])
+        news.set()
+    assert taken == [b"1", b"2", b"3"]
+
+
+async def test_attendance_in_a_life_that_is_over_is_none_in_the_next() -> None:
+    incoming = make()
+    ends = [trio.Event(), trio.Event()]
+    attending: list[int] = []
+
+    def attend_in(life: int) -> Callable[[], Awaitable[None]]:
+        async def attend() -> None:
+            attending.append(life)
+            await ends[life].wait()
+
+        return attend
+
+    async with trio.open_nursery() as nursery:
+        incoming.open(attend_in(0))
+        nursery.start_soon(incoming.get)
+        await wait_all_tasks_blocked()
+        incoming.open(attend_in(1))
+        nursery.start_soon(incoming.get)
+        await wait_all_tasks_blocked()
+        assert attending == [0, 1]
+        ends[0].set()  # it finds that another attends, and waits behind it
+        await wait_all_tasks_blocked()
+        assert attending == [0, 1]
+        offer(incoming, message(), message())
+        ends[1].set()
 
 
 @pytest.mark.parametrize("take", ["get", "get_batch"])

@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.mosquitto import free_port
 from tests.mqtt.fakes import publish_packet
-from tracker.mqtt.transport import BufferedSocket, PahoClient, open_socket
+from tracker.mqtt.transport import BufferedSocket, PahoClient, SocketReader, open_socket
 
 
 @pytest.mark.parametrize(
@@ -35,26 +35,27 @@ def test_paho_is_given_its_packets_the_error_and_the_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        buffered = BufferedSocket(ours, ours)
+        reader = SocketReader(ours, ours)
+        buffered = BufferedSocket(reader)
         with pytest.raises(BlockingIOError):
             buffered.recv(1)
-        assert not buffered.fill()
+        assert not reader.fill()
         with pytest.raises(BlockingIOError):
             buffered.recv(1)
         theirs.sendall(b"\xd0\x00" + publish_packet(b"t", b"p"))
-        assert buffered.fill()
-        assert buffered.packets.is_for_paho()
+        assert reader.fill()
+        assert reader.packets.is_for_paho()
         assert (buffered.recv(1), buffered.recv(9)) == (b"\xd0", b"\x00")
         with pytest.raises(BlockingIOError):
             buffered.recv(1)
-        assert buffered.packets.take_publishes() == [(b"t", b"p", False)]
+        assert reader.packets.take_publishes() == [(b"t", b"p", False)]
         theirs.close()
-        assert not buffered.fill()
+        assert not reader.fill()
         assert buffered.recv(1) == b""
-    closed = BufferedSocket(ours, ours)
+    closed = SocketReader(ours, ours)
     assert not closed.fill()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        closed.recv(1)
+        BufferedSocket(closed).recv(1)
 
 
 def test_who_watches_paho_gets_every_message_through_it() -> None:
@@ -88,7 +89,7 @@ def test_a_socket_that_sent_a_part_of_a_frame_wants_it_again() -> None:
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        buffered = BufferedSocket(Partial(), ours)
+        buffered = BufferedSocket(SocketReader(Partial(), ours))
         with pytest.raises(BlockingIOError):
             buffered.send(b"frame")
         assert buffered.send(b"") == 0
@@ -97,7 +98,7 @@ def test_a_socket_that_sent_a_part_of_a_frame_wants_it_again() -> None:
 def test_the_buffered_socket_is_the_socket_for_all_else() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        buffered = BufferedSocket(ours, ours)
+        buffered = BufferedSocket(SocketReader(ours, ours))
         assert buffered.fileno() == ours.fileno()
         assert buffered.getsockname() == ours.getsockname()
         buffered.setblocking(False)

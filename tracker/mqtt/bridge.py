@@ -74,6 +74,7 @@ class Bridge:
         except BaseException:
             self._paho.close_socket()
             self._mailbox.close()
+            self._mailbox.end()
             self._let_go_of_handshake()
             raise
 
@@ -157,6 +158,8 @@ class Bridge:
                 await self._ended.wait()
         if self.end is None:
             self._logger.warning("The MQTT thread is stuck in a blocking call; left to itself")
+            self._incoming.close(None)
+            self._mailbox.wake_attendant()
         self._let_go_of_handshake()
 
     def _take_in(self) -> None:
@@ -175,7 +178,7 @@ class Bridge:
         elif isinstance(news, Accepted):
             self.has_session = news.has_session
             self._let_go_of_handshake()
-            self._incoming.open()
+            self._incoming.open(self._mailbox.attend)
             self._settled.set()
             self._on_change(ConnectionState.CONNECTED)
         else:
@@ -185,6 +188,7 @@ class Bridge:
         self.end = end
         # It sent this as its last act, so this waits for a few instructions at most.
         self._thread.join(END_DEADLINE_S)
+        self._mailbox.end()
         self._let_go_of_handshake()
         for call in (*self._thread.handed.values(), *self._mailbox.calls):
             call.error = MqttCodeError(

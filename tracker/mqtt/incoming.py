@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -48,6 +48,8 @@ class Incoming:
         self._logger = logger
         self._callbacks: tuple[MessageCallback, ...] = ()
         self._waiting_tasks = trio.lowlevel.ParkingLot()
+        self._attend: Callable[[], Awaitable[None]] = trio.sleep_forever
+        self._is_attended = True
         self._is_closed = False
         self._close_cause: BaseException | None = None
         # Written by the thread.
@@ -86,8 +88,14 @@ class Incoming:
 
     # Trio's side
 
-    def open(self) -> None:
-        """Start a life in which waiting for a message makes sense."""
+    def open(self, attend: Callable[[], Awaitable[None]]) -> None:
+        """Start a life in which waiting for a message makes sense.
+
+        `attend` waits until something was stored, or nothing will be any more; it may also
+        return for no reason. One task at a time waits there, which is the cheapest way.
+        """
+        self._attend = attend
+        self._is_attended = False
         self._is_closed = False
         self._close_cause = None
 
@@ -109,7 +117,8 @@ class Incoming:
             batch = batch[: max(0, int(room))]
             self._count_taken(unread)
         self._queue.put_batch(batch)
-        self._waiting_tasks.unpark(count=len(batch))
+        if self._waiting_tasks:
+            self._waiting_tasks.unpark(count=len(batch))
 
     def _call_back(self, batch: list[Message]) -> None:
         for message in batch:
@@ -158,7 +167,19 @@ class Incoming:
         while not self._queue.qsize():
             if self._is_closed:
                 raise MqttError(DISCONNECTED) from self._close_cause
-            await self._waiting_tasks.park()
+            if self._is_attended:
+                await self._waiting_tasks.park()
+            else:
+                await self._wait_in_attendance()
+
+    async def _wait_in_attendance(self) -> None:
+        attend = self._attend
+        self._is_attended = True
+        try:
+            await attend()
+        finally:
+            if self._attend is attend:
+                self._is_attended = False
 
     def _count_taken(self, batch: list[Message]) -> None:
         self._taken_messages += len(batch)

@@ -1,9 +1,10 @@
 """What passes between Trio and the thread of a connection: calls one way, news the other.
 
 Neither side ever waits for the other. A byte in a socket pair wakes the thread out of its
-`poll`, one `run_sync_soon` wakes Trio, and each is sent only when the last one has been
-seen: the sender writes first and reads the flag then, the receiver clears the flag first
-and reads then, so nothing is left lying.
+`poll`, and another one, the other way, the task that attends; where none does, it is
+`run_sync_soon` that wakes Trio, which costs it another turn of its loop. A wake-up is sent
+only when the last one has been seen: the sender writes first and reads the flag then, the
+receiver clears the flag first and reads then, so nothing is left lying.
 """
 
 from __future__ import annotations
@@ -70,35 +71,68 @@ class Mailbox:
         self._token = trio.lowlevel.current_trio_token()
         self._is_take_in_due = False
         self._is_wake_due = False
+        self._is_attended = False
+        self._has_ended = False
         self._lock = threading.Lock()
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._trio_end, self._thread_end = socket.socketpair()
+        self._trio_end.setblocking(False)
+        self._thread_end.setblocking(False)
 
     def wake_thread(self) -> None:
         """Make the thread look at `calls` and at what is wanted of it. From any thread."""
         if self._is_wake_due:
             return
         self._is_wake_due = True
-        with self._lock:  # or the thread could close the socket in between
-            if self._writer.fileno() >= 0:
-                try:
-                    self._writer.send(b"\0")
-                except BlockingIOError:
-                    pass  # the pair is full of wake-ups already
+        with self._lock:  # or an end could be closed in between
+            _send_byte(self._trio_end)
 
     def next_news(self) -> News | None:
         """Return what the thread told next, None when that is all. For Trio."""
         self._is_take_in_due = False
         return self._news.popleft() if self._news else None
 
+    async def attend(self) -> None:
+        """Wait until the thread tells something, and take it in. One task at a time may.
+
+        It may return without news. Cancellation: what has been told is taken in.
+        """
+        self._is_attended = True
+        try:
+            await trio.lowlevel.wait_readable(self._trio_end)
+            try:
+                self._trio_end.recv(4096)
+            except (BlockingIOError, ConnectionResetError):
+                pass  # nothing, or the thread's end: both are no reason to wait here
+        finally:
+            self._is_attended = False
+            self._take_in()
+            if self._has_ended:
+                self.end()
+
+    def _take_in_soon(self) -> None:
+        self._take_in()
+        if self._is_attended:
+            self.wake_attendant()
+
+    def wake_attendant(self) -> None:
+        """Make the task that attends, if one does, return from there. For Trio."""
+        with self._lock:  # or the thread could close its end in between
+            _send_byte(self._thread_end)
+
+    def end(self) -> None:
+        """Close Trio's end, once nobody attends any more. For Trio, after the thread's end."""
+        self._has_ended = True
+        if not self._is_attended:
+            with self._lock:
+                self._trio_end.close()
+
     def fileno(self) -> int:
         """Return what the thread is to poll."""
-        return self._reader.fileno()
+        return self._thread_end.fileno()
 
     def take_wake_bytes(self) -> None:
         """Have the next `wake_thread` wake again. For the thread, before it looks at `calls`."""
-        self._reader.recv(4096)
+        self._thread_end.recv(4096)
         self._is_wake_due = False
 
     def tell(self, news: News) -> None:
@@ -106,14 +140,26 @@ class Mailbox:
         self._news.append(news)
         if not self._is_take_in_due:
             self._is_take_in_due = True
+            if self._is_attended:
+                _send_byte(self._thread_end)
+                return
             try:
-                self._token.run_sync_soon(self._take_in)
+                self._token.run_sync_soon(self._take_in_soon)
             except trio.RunFinishedError:
                 # Nobody is left to tell, so nobody is left to serve.
                 self.is_interrupted = True
 
     def close(self) -> None:
-        """Close the sockets; a thread that is woken after this is none. News still pass."""
+        """Close the thread's end, which it is not woken at after this. For the thread, at last."""
         with self._lock:
-            self._reader.close()
-            self._writer.close()
+            self._thread_end.close()
+
+
+def _send_byte(sock: socket.socket) -> None:
+    if sock.fileno() >= 0:
+        try:
+            sock.send(b"\0")
+        except BlockingIOError:
+            pass  # full of wake-ups already
+        except BrokenPipeError:
+            pass  # the other side has ended, and sees that

@@ -31,7 +31,7 @@ from tracker.mqtt.incoming import Incoming
 from tracker.mqtt.mailbox import Accepted, Call, End, Mailbox
 from tracker.mqtt.message import Message
 from tracker.mqtt.pace import Pace
-from tracker.mqtt.transport import BufferedSocket, PahoClient
+from tracker.mqtt.transport import PahoClient, SocketReader
 
 # Calls that paho holds at once. paho's own queue has no bound, and a broker that stopped
 # reading acknowledges nothing, so beyond this they wait in the mailbox.
@@ -92,9 +92,9 @@ class NetworkThread(threading.Thread):
             error.__cause__ = failure
         finally:
             self._paho.close_socket()
-            self._mailbox.close()
         self._flush_batch()
         self._mailbox.tell(End(error))
+        self._mailbox.close()
 
     def _set_callbacks(self) -> None:
         client = self._paho
@@ -117,10 +117,11 @@ class NetworkThread(threading.Thread):
         poller.register(wake_fd, select.POLLIN)
         watched: tuple[int, int] = (-1, 0)
         pace = self._pace
-        misc_at = time.monotonic() + MISC_INTERVAL_S
-        while (sock := client.socket()) is not None and not mailbox.is_interrupted:
-            fd = sock.fileno()
-            if fd < 0:
+        now = time.monotonic()
+        misc_at = now + MISC_INTERVAL_S
+        while (reader := client.reader) is not None and not mailbox.is_interrupted:
+            fd = reader.inner.fileno()
+            if fd < 0 or client.socket() is None:
                 return
             interest = select.POLLIN
             if self._wants_write or client.want_write():
@@ -130,7 +131,7 @@ class NetworkThread(threading.Thread):
                     poller.unregister(watched[0])
                 poller.register(fd, interest)
                 watched = (fd, interest)
-            wait_s = max(0.0, misc_at - time.monotonic())
+            wait_s = max(0.0, misc_at - now)
             if mailbox.calls and len(self.handed) < HANDED_TO_PAHO_LIMIT:
                 wait_s = 0.0
             for ready_fd, events in poller.poll(wait_s * 1000):
@@ -139,40 +140,41 @@ class NetworkThread(threading.Thread):
                 elif events & ~select.POLLOUT:
                     if gather_s := pace.gather_s():
                         time.sleep(gather_s)
-                    pace.count(self._read_burst())
-            self._take_calls()
+                    pace.count(self._read_burst(reader))
+            if mailbox.calls or mailbox.is_goodbye_wanted:
+                self._take_calls()
             if client.want_write():
                 self._wants_write = False
                 client.loop_write()
-            if time.monotonic() >= misc_at:
-                misc_at = time.monotonic() + MISC_INTERVAL_S
+            now = time.monotonic()
+            if now >= misc_at:
+                misc_at = now + MISC_INTERVAL_S
                 client.loop_misc()
             self._flush_batch()
 
-    def _read_burst(self) -> int:
+    def _read_burst(self, reader: SocketReader) -> int:
         """Handle every packet that one read of the socket brought; return how many messages."""
         client = self._paho
-        assert client.buffered_socket is not None
-        sock: BufferedSocket = client.buffered_socket
         self._read_ns = time.monotonic_ns()
         all_is_pahos = client.protocol == MQTTProtocolVersion.MQTTv5 or client.is_watched(
             self._on_message
         )
+        packets = reader.packets
         is_going_on = True
         while is_going_on:
-            has_bytes = sock.fill()
+            has_bytes = reader.fill()
             while True:
                 if not all_is_pahos:
-                    for topic, payload, retain in sock.packets.take_publishes():
+                    for topic, payload, retain in packets.take_publishes():
                         self._receive(topic, payload, 0, retain, 0, None)
-                if not sock.packets.is_for_paho(all_is=all_is_pahos):
+                if not packets.is_for_paho(all_is=all_is_pahos):
                     break
                 client.loop_read()
-                if client.buffered_socket is not sock or client.socket() is None:
+                if client.reader is not reader or client.socket() is None:
                     return len(self._batch)
             if not has_bytes:
                 client.loop_read()  # it finds out why
-            is_going_on = has_bytes and sock.has_decrypted()
+            is_going_on = has_bytes and reader.has_decrypted()
         return len(self._batch)
 
     def _take_calls(self) -> None:

@@ -61,15 +61,18 @@ class PacketBuffer:
                 break
             body = start + 2
             length = data[start + 1]
-            if length >= 0x80:
+            if length < 0x80:
+                stop = body + length
+            elif end - start > 2 and data[body] < 0x80:  # two bytes: most trackers' messages
+                stop = body + 1 + (length & 0x7F | data[body] << 7)
+                body += 1
+            else:
                 total = _packet_length(data, start)
                 if total is None or total > PLAIN_LIMIT_BYTES:
                     break
                 stop = start + total
                 while data[body - 1] >= 0x80 and body - start < _LONGEST_HEADER_BYTES:
                     body += 1
-            else:
-                stop = body + length
             if stop > end or stop - body < 3:
                 break
             payload = body + 2 + (data[body] << 8 | data[body + 1])
@@ -86,7 +89,7 @@ class PacketBuffer:
         A plain PUBLISH that is not complete yet is not, nor is a packet whose length has
         not come in full.
         """
-        if not len(self):
+        if self._start == len(self._data):
             return False
         if not self._due:
             total = _packet_length(self._data, self._start)

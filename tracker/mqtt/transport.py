@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -23,30 +24,33 @@ from tracker.mqtt.packets import PacketBuffer
 READ_BYTES = 64 * 1024
 
 
-class BufferedSocket:
-    """A non-blocking socket that is read in large pieces, in the shape that paho expects.
+class SocketReader:
+    """Reads a non-blocking socket in large pieces, into `packets`. Hot path: S2a and S6b.
 
-    `inner` is what to read and write, `connection` the socket beneath it. Nothing is read
-    but by `fill`; paho gets from `recv` what `packets` has for it.
+    `inner` is what to read, `connection` the socket beneath it.
     """
+
+    __slots__ = ("_connection", "_is_tcp", "_pending", "has_ended", "inner", "outcome", "packets")
 
     def __init__(self, inner: Any, connection: socket.socket) -> None:
         self.packets = PacketBuffer()
-        self._inner = inner
+        self.inner = inner
         self._connection = connection
         self._is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
-        self._outcome: Exception | None = None
-        self._has_ended = False
+        self._pending: Callable[[], int] | None = getattr(inner, "pending", None)
+        #: Why the last read brought nothing, until paho has heard of it.
+        self.outcome: Exception | None = None
+        self.has_ended = False
 
     def fill(self) -> bool:
-        """Read once, and say whether bytes came. Why none did, paho hears from `recv`."""
+        """Read once, and say whether bytes came; why none did, `outcome` or `has_ended` say."""
         try:
-            data = self._inner.recv(READ_BYTES)
+            data = self.inner.recv(READ_BYTES)
         except Exception as error:
-            self._outcome = error
+            self.outcome = error
             return False
         if not data:
-            self._has_ended = True
+            self.has_ended = True
             return False
         if self._is_tcp:
             # mosquitto leaves Nagle's algorithm on, so it holds what it has for us until we
@@ -58,19 +62,31 @@ class BufferedSocket:
 
     def has_decrypted(self) -> bool:
         """Say whether bytes wait that no poll will tell of."""
-        return hasattr(self._inner, "pending") and self._inner.pending() > 0
+        return self._pending is not None and self._pending() > 0
+
+
+class BufferedSocket:
+    """The socket of a `SocketReader`, in the shape that paho expects.
+
+    paho reads what the reader has for it, and nothing else; all else is the socket's.
+    """
+
+    def __init__(self, reader: SocketReader) -> None:
+        self._reader = reader
+        self._inner = reader.inner
 
     def recv(self, count: int) -> bytes:
         """Return up to `count` bytes for paho, `b""` at the end.
 
         Raises: BlockingIOError when there are none; what the socket raised.
         """
-        if self.packets.has_more_for_paho():
-            return self.packets.read(count)
-        if self._has_ended:
+        reader = self._reader
+        if reader.packets.has_more_for_paho():
+            return reader.packets.read(count)
+        if reader.has_ended:
             return b""
-        if self._outcome is not None:
-            error, self._outcome = self._outcome, None
+        if reader.outcome is not None:
+            error, reader.outcome = reader.outcome, None
             raise error
         raise BlockingIOError
 
@@ -110,7 +126,7 @@ class PahoClient(paho.Client):
     # Ours until paho has made of it what it wants; closed by `close_socket` if it cannot.
     connected_socket: socket.socket | None = None
 
-    buffered_socket: BufferedSocket | None = None
+    reader: SocketReader | None = None
     has_message_filters = False
 
     def message_callback_add(self, sub: str, callback: Any) -> None:
@@ -133,7 +149,7 @@ class PahoClient(paho.Client):
         if sock is not None:
             sock.close()
         self._sock_close()
-        self.buffered_socket = None
+        self.reader = None
         # Without a socket this sends nothing; it ends the state in which paho refuses
         # to have its settings changed.
         self.disconnect()
@@ -142,8 +158,8 @@ class PahoClient(paho.Client):
         inner: Any = super()._create_socket()
         connection, self.connected_socket = self.connected_socket, None
         assert connection is not None
-        self.buffered_socket = BufferedSocket(inner, connection)
-        return self.buffered_socket
+        self.reader = SocketReader(inner, connection)
+        return BufferedSocket(self.reader)
 
     def _create_socket_connection(self) -> socket.socket:
         if self.connected_socket is None:
