@@ -22,7 +22,8 @@ _LOOK_S = 0.25
 #: So many connections that came or went are worth a collection in a busy moment too.
 _BUSY_CONNECTIONS = 2000
 #: After so long what was frozen is looked at again, in a quiet moment: a cycle may have
-#: become garbage since.
+#: become garbage since. A gateway that has none gets twice as long: with 10,000 clients
+#: the look takes 0.4 s.
 _THAW_S = 3600.0
 
 
@@ -51,7 +52,7 @@ async def _collect_when_quiet(messages: Callable[[], int], connections: Callable
         is_quiet = messages() == seen_messages
         seen_messages = messages()
         changes = connections() - seen_connections
-        if is_quiet and trio.current_time() - thawed_s > _THAW_S:
+        if trio.current_time() - thawed_s > (_THAW_S if is_quiet else 2 * _THAW_S):
             gc.unfreeze()
             thawed_s = trio.current_time()
         elif not (changes >= _BUSY_CONNECTIONS or (is_quiet and changes)):
