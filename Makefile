@@ -24,7 +24,7 @@ demo: $(VENV)/.demo ## real vehicles on a map at http://127.0.0.1:8000/ until Ct
 test: $(VENV)/.test ## every test but the soaks
 	@$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-test-fast: $(VENV)/.test ## every test that is not slow, in a minute or two
+test-fast: $(VENV)/.test ## every test that is not slow, in a minute
 	@$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)
 
 # ASYNC114 wants each startable function listed by name, ASYNC128 does not see that `task_status`

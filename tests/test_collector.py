@@ -197,11 +197,18 @@ STATS = f"{STREAM}/stats"
 Life = Callable[[Gateway], Awaitable[None]]
 
 
+@pytest.fixture(scope="module")
+def thawed_heap() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def no_collector(thawed_heap: None) -> Iterator[None]:
     """From a clean start on, nothing frees a cycle."""
     gc.collect()
     assert parts() == Counter()
+    gc.freeze()  # what there is by now needs no look in any test that follows
     gc.disable()
     yield
     gc.enable()

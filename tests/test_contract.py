@@ -616,6 +616,7 @@ def test_a2_what_is_malformed_is_counted_and_sent_to_nobody(
     assert gateway.statistics().total_messages_processed == processed + 1
 
 
+@pytest.mark.slow
 @on_each_transport
 def test_a2_the_keep_alive_ping(client: Client, start_gateway: StartGateway) -> None:
     gateway = start_gateway(TRACKER_STREAM__PING_S="0.3")

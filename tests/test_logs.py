@@ -295,6 +295,7 @@ print("ended", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_blocked_stderr_does_not_hold_the_process_at_its_end() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", BLOCKED_AT_EXIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE

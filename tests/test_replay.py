@@ -345,6 +345,7 @@ async def test_cancelled_it_disconnects_and_has_taken_at_most_one_report_more(
 # The shell, against a real broker
 
 
+@pytest.mark.slow
 async def test_with_our_client_and_a_broker_that_dies(nursery: trio.Nursery) -> None:
     """The recording goes on behind what was published, in order, to its end.
 

@@ -70,6 +70,7 @@ async def ticking(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_ten_thousand_clients_for_three_minutes(autojump_clock: MockClock) -> None:
     hub = make_hub()
     outboxes = [TimedOutbox() for _ in range(CLIENTS)]

@@ -32,6 +32,7 @@ def test_every_fence_is_a_transcript_which_the_next_test_runs() -> None:
     assert {fence.language for fence in PROTOCOL.fences.values()} == {"transcript"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", PROTOCOL.fences)
 async def test_transcript(key: str, broker: Mosquitto) -> None:
     await run_transcript(PROTOCOL.fence(key), broker)

@@ -50,6 +50,7 @@ async def assert_echo(client: Client) -> None:
 # Brokers that misbehave
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

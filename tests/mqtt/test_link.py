@@ -259,6 +259,7 @@ async def test_wrong_credentials(
     assert lines(caplog) == [f"MQTT: cannot use {broker.url}: {reason}; trying on"]
 
 
+@pytest.mark.slow
 async def test_no_broker(certificates: Certificates, tmp_path: Path) -> None:
     port = free_port()
     here = f"{HOST}:{port}"
@@ -355,6 +356,7 @@ async def test_refused_subscriptions(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.mosquitto
 @pytest.mark.parametrize("protocol", ["3.1.1", "5"])
 async def test_two_gateways_with_one_id_are_told(

@@ -240,6 +240,7 @@ async def test_a_head_that_is_half_sent_is_a_408(nursery: trio.Nursery) -> None:
     assert await peer.read_end() == b""
 
 
+@pytest.mark.slow
 async def test_dribbled_header_lines_do_not_move_the_deadline(nursery: trio.Nursery) -> None:
     gateway = await start_gateway(nursery, http={"read_head_timeout": 0.5})
     peer = await gateway.connect()
@@ -263,6 +264,7 @@ async def test_who_sends_nothing_at_all_is_closed_without_a_word(nursery: trio.N
     assert await peer.read_end() == b""
 
 
+@pytest.mark.slow
 async def test_between_two_requests_the_deadline_is_that_of_keep_alive(
     nursery: trio.Nursery,
 ) -> None:
@@ -285,6 +287,7 @@ async def test_what_is_idle_for_too_long_is_closed_without_a_word(nursery: trio.
     assert await peer.read_end() == b""
 
 
+@pytest.mark.slow
 async def test_a_stream_outlives_every_deadline_of_a_request(nursery: trio.Nursery) -> None:
     gateway = await start_gateway(
         nursery, http={"read_head_timeout": 0.1, "keep_alive_timeout": 0.1}
@@ -358,6 +361,7 @@ async def test_a_request_behind_a_stream_hides_no_disconnect(nursery: trio.Nurse
     await gateway.wait_connections(0)
 
 
+@pytest.mark.slow
 async def test_on_the_stock_server_a_request_behind_a_stream_hides_the_disconnect() -> None:
     async with trio.open_nursery() as nursery:
         gateway = await start_stock_gateway(nursery)
@@ -589,6 +593,7 @@ async def test_a_flood_of_one_who_reads_nothing_ends_too(nursery: trio.Nursery) 
 # Slow, stalled, vanished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 async def test_a_peer_that_never_reads_is_closed_and_counted(
     nursery: trio.Nursery, transport: str
@@ -629,6 +634,7 @@ async def _rest_of(peer: Peer, transport: str) -> list[Frame]:
     return frames
 
 
+@pytest.mark.slow
 async def test_a_peer_that_vanished_is_closed_and_counted(nursery: trio.Nursery) -> None:
     gateway = await start_gateway(nursery, stream={"stall_s": 0.5})
     peer = await VanishedPeer.connect(gateway.port)

@@ -260,6 +260,7 @@ async def test_a_connection_that_ends_takes_its_streams_along(
     assert [record.getMessage() for record in caplog.records] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_stream_whose_window_stays_shut_ends_alone(
     start: Start, connect: Connect, transport: str, caplog: pytest.LogCaptureFixture

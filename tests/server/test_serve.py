@@ -355,6 +355,7 @@ async def test_a_client_without_alpn_gets_http_11(
     peer.forget()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data", [b"", b"\x16\x03\x01", request_head(STATS), os.urandom(100)], ids=str
 )
@@ -389,6 +390,7 @@ async def test_a_head_that_does_not_come_behind_the_handshake_has_its_own_deadli
     peer.forget()
 
 
+@pytest.mark.slow
 async def test_a_tls_client_that_never_reads_is_closed_and_counted(
     secure: Gateway, certificates: Certificates
 ) -> None:

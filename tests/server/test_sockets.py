@@ -238,6 +238,7 @@ async def test_a_peer_that_reads_nothing_makes_no_progress(pair: Pair) -> None:
             pass
 
 
+@pytest.mark.slow
 async def test_a_dribble_is_progress_long_before_the_socket_is_writable(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ async def test_what_was_taken_counts_when_it_was_shown(
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_it_is_saved_now_and_then(nursery: trio.Nursery, tmp_path: Path) -> None:
     """On a real clock: a thread writes."""
     file = tmp_path / "position"

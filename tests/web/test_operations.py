@@ -244,6 +244,7 @@ async def test_too_many_operations_end_it(nursery: trio.Nursery) -> None:
     assert end == Heard("end", 1008)
 
 
+@pytest.mark.slow
 async def test_while_64_answers_wait_the_client_is_not_read(nursery: trio.Nursery) -> None:
     gateway = await start(nursery, client_messages_per_s=1_000_000)
     client = await open_socket(gateway, "A", receive_buffer_bytes=4096)

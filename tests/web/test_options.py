@@ -171,6 +171,7 @@ async def test_a_ping_that_is_asked_for_late_is_not_made_up_for(nursery: trio.Nu
     assert (await client.hear()).name == "message"
 
 
+@pytest.mark.slow
 @on_each_transport
 async def test_max_rate_lets_the_newest_of_a_burst_arrive(
     nursery: trio.Nursery, transport: str

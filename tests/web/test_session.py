@@ -183,6 +183,7 @@ async def test_a_stream_that_is_closed_in_the_moment_in_which_its_connection_end
     assert (await (await gateway.connect()).request("/healthz")).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SocketClient, EventsClient])
 async def test_a_slow_client_of_a_stock_server_is_told_too(
     nursery: trio.Nursery, kind: type[StreamClient]
