@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import ssl
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from tests.mqtt.checkpoints import cancelled_everywhere, mqtt_threads, open_desc
 from tests.mqtt.conftest import Certificates
 from tests.mqtt.fakes import CONNACK, publish_packet, scripted_broker
 from tests.mqtt.waiting import eventually
-from tracker.mqtt import Client, ConnectionState, MqttCodeError, MqttError, TLSParameters
+from tracker.mqtt import Client, ConnectionState, MqttCodeError, MqttError, TLSParameters, bridge
 from tracker.mqtt.bridge import CALLS_LIMIT
 from tracker.mqtt.network import HANDED_TO_PAHO_LIMIT
 
@@ -105,6 +106,42 @@ async def test_a_broker_that_talks_nonsense(garbage: bytes) -> None:
             async with client:
                 await anext(client.messages)
         assert mqtt_threads() == 0
+
+
+async def test_a_thread_that_is_stuck_is_left_and_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge, "END_DEADLINE_S", 0.05)
+    monkeypatch.setattr(bridge, "GOODBYE_S", 0.05)
+    is_stuck, go_on = threading.Event(), threading.Event()
+
+    def block(*_: object) -> None:
+        is_stuck.set()
+        go_on.wait(DEADLINE_S)
+
+    ends: list[str] = []
+
+    async def read() -> None:
+        with pytest.raises(MqttError) as caught:
+            await anext(client.messages)
+        ends.append(str(caught.value))
+
+    async with scripted_broker(CONNACK) as port, trio.open_nursery() as nursery:
+        client = Client(HOST, port, timeout=0.05)
+        with trio.fail_after(DEADLINE_S):
+            async with client:
+                client._client.on_log = block
+                for _ in range(2):
+                    nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(MqttError):
+                    await client.publish("t")
+                assert is_stuck.is_set()
+            await eventually(lambda: len(ends) == 2)
+            go_on.set()
+            await eventually(lambda: mqtt_threads() == 0)
+    assert "The MQTT thread is stuck in a blocking call; left to itself" in caplog.text
+    assert ends == ["Disconnected during message iteration"] * 2
 
 
 async def test_a_topic_that_is_no_utf8_is_counted_and_passed_over() -> None:

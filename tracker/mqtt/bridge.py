@@ -59,6 +59,8 @@ class Bridge:
         self._settled = trio.Event()
         self._ended = trio.Event()
         self.end: End | None = None
+        # Its end is none of the client's any more, which may have another connection by then.
+        self._is_left = False
         #: Whether the broker had kept our session; known once it accepted the connection.
         self.has_session = False
 
@@ -158,8 +160,10 @@ class Bridge:
                 await self._ended.wait()
         if self.end is None:
             self._logger.warning("The MQTT thread is stuck in a blocking call; left to itself")
-            self._incoming.close(None)
-            self._mailbox.wake_attendant()
+            self._is_left = True
+            if self._settled.is_set():
+                self._incoming.close(None)
+                self._mailbox.wake_attendant()
         self._let_go_of_handshake()
 
     def _take_in(self) -> None:
@@ -198,7 +202,7 @@ class Bridge:
             call.done.set()
         self._thread.handed.clear()
         self._mailbox.calls.clear()
-        if self._settled.is_set():
+        if self._settled.is_set() and not self._is_left:
             self._incoming.close(end.error)
         self._settled.set()
         self._ended.set()
