@@ -142,6 +142,26 @@ async def test_a_late_tick_does_not_shift_the_next(autojump_clock: MockClock) ->
         stream.leave()
 
 
+async def test_after_a_standstill_a_ping_of_ones_own_comes_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticker, "time", VirtualTime)
+    hub, outbox = make_hub(), TimedOutbox()
+    expired_s: list[float] = []
+    monkeypatch.setattr(hub.history, "expire", lambda now_ns: expired_s.append(now_ns / 1e9))
+    stream = hub.open_stream(["1"], outbox, WEBSOCKET, StreamOptions(ping_s=5.0))
+    stream.ping_due_s = trio.current_time() + 5.0
+    async with ticking(hub, heartbeat_s=10_000):
+        await trio.sleep(12)
+        autojump_clock.jump(600)
+        after_s = trio.current_time()
+        expired_s.clear()
+        await trio.sleep(12.05)
+    pings_s = [time_s - after_s for time_s in outbox.times_of(PING.frame())]
+    assert pings_s[2:] == pytest.approx([0.0, 5.0, 10.0], abs=0.11)
+    assert len(expired_s) == 13
+
+
 async def test_who_comes_later_has_to_wait_no_longer(autojump_clock: MockClock) -> None:
     hub = make_hub()
     async with ticking(hub):

@@ -35,8 +35,8 @@ async def run_ticker(hub: Hub, *, ping_s: float, heartbeat_s: float) -> None:
     jobs = [
         _for_each_stream(hub, ping_s, _ping),
         _for_each_stream(hub, heartbeat_s, Stream.heartbeat),
-        _Job(_TICK_S, lambda _: _ping_apart(hub)),
-        _Job(_EXPIRE_S, lambda _: hub.history.expire(time.monotonic_ns())),
+        _Job(_TICK_S, lambda _: _ping_apart(hub), makes_up=False),
+        _Job(_EXPIRE_S, lambda _: hub.history.expire(time.monotonic_ns()), makes_up=False),
     ]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run, jobs)
@@ -44,12 +44,18 @@ async def run_ticker(hub: Hub, *, ping_s: float, heartbeat_s: float) -> None:
 
 
 class _Job:
-    """Something to do every `interval_s` seconds from now; `act` gets its number, from 1."""
+    """Something to do every `interval_s` seconds from now; `act` gets its number, from 1.
 
-    def __init__(self, interval_s: float, act: Callable[[int], object]) -> None:
+    `makes_up`: whether what was missed, because the process stood still, is done late.
+    """
+
+    def __init__(
+        self, interval_s: float, act: Callable[[int], object], *, makes_up: bool = True
+    ) -> None:
         self._start_s = trio.current_time()
         self._interval_s = interval_s
         self._act = act
+        self._makes_up = makes_up
         self._ticks = 1
 
     @property
@@ -59,6 +65,9 @@ class _Job:
     def run(self) -> None:
         self._act(self._ticks)
         self._ticks += 1
+        if not self._makes_up:
+            passed = math.floor((trio.current_time() - self._start_s) / self._interval_s)
+            self._ticks = max(self._ticks, passed + 1)
 
 
 async def _run(jobs: Collection[_Job]) -> None:
@@ -90,6 +99,8 @@ def _ping_apart(hub: Hub) -> None:
     for stream in list(hub.pinged_apart):
         if stream.ping_s is not None and now_s >= stream.ping_due_s:
             stream.ping_due_s += stream.ping_s
+            if stream.ping_due_s <= now_s:  # the process stood still: one is enough
+                stream.ping_due_s = now_s + stream.ping_s
             stream.post(PING)
 
 

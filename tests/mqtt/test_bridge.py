@@ -108,17 +108,29 @@ async def test_a_broker_that_talks_nonsense(garbage: bytes) -> None:
         assert mqtt_threads() == 0
 
 
-async def test_a_thread_that_is_stuck_is_left_and_nobody_waits_for_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+class Sticking:
+    """A callback for paho's log that is stuck at the first line with `text` in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.is_stuck, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, _client: object, _userdata: object, _level: object, line: str) -> None:
+        if self._text in line and not self.is_stuck.is_set():
+            self.is_stuck.set()
+            self.go_on.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "END_DEADLINE_S", 0.05)
     monkeypatch.setattr(bridge, "GOODBYE_S", 0.05)
-    is_stuck, go_on = threading.Event(), threading.Event()
 
-    def block(*_: object) -> None:
-        is_stuck.set()
-        go_on.wait(DEADLINE_S)
 
+async def test_a_thread_that_is_stuck_is_left_and_nobody_waits_for_it(
+    impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    sticking = Sticking("Sending PUBLISH")
     ends: list[str] = []
 
     async def read() -> None:
@@ -130,18 +142,61 @@ async def test_a_thread_that_is_stuck_is_left_and_nobody_waits_for_it(
         client = Client(HOST, port, timeout=0.05)
         with trio.fail_after(DEADLINE_S):
             async with client:
-                client._client.on_log = block
+                client._client.on_log = sticking
                 for _ in range(2):
                     nursery.start_soon(read)
                 await trio.testing.wait_all_tasks_blocked()
                 with pytest.raises(MqttError):
                     await client.publish("t")
-                assert is_stuck.is_set()
+                assert sticking.is_stuck.is_set()
             await eventually(lambda: len(ends) == 2)
-            go_on.set()
+            assert client.state.value is ConnectionState.DISCONNECTED
+            sticking.go_on.set()
             await eventually(lambda: mqtt_threads() == 0)
     assert "The MQTT thread is stuck in a blocking call; left to itself" in caplog.text
     assert ends == ["Disconnected during message iteration"] * 2
+
+
+async def test_a_thread_that_was_stuck_ends_no_later_connection(impatient: None) -> None:
+    sticking = Sticking("Sending PUBLISH")
+    greeting = CONNACK + publish_packet(b"t", b"hello")
+    async with scripted_broker(CONNACK) as port, scripted_broker(greeting) as later_port:
+        client = Client(HOST, port, timeout=0.2)
+        client._client.on_log = sticking
+        async with client:
+            with pytest.raises(MqttError):
+                await client.publish("t")
+        assert mqtt_threads() == 1
+        client._client.on_log = None
+        client._port, client.timeout = later_port, DEADLINE_S
+        with trio.fail_after(DEADLINE_S):
+            async with client:
+                sticking.go_on.set()
+                await eventually(lambda: mqtt_threads() == 1)
+                await trio.sleep(0.1)
+                assert client.state.value is ConnectionState.CONNECTED
+                assert (await anext(client.messages)).payload == b"hello"
+        assert mqtt_threads() == 0
+
+
+async def test_a_thread_that_hears_too_late_that_it_is_connected_opens_nothing(
+    impatient: None,
+) -> None:
+    sticking = Sticking("Received CONNACK")
+    async with scripted_broker(CONNACK) as port:
+        client = Client(HOST, port, timeout=0.2)
+        client._client.on_log = sticking
+        with pytest.raises(MqttError, match="timed out"):
+            async with client:
+                pass
+        assert sticking.is_stuck.is_set()
+        sticking.go_on.set()
+        await eventually(lambda: mqtt_threads() == 0)
+        await trio.sleep(0.1)
+        assert client.state.value is ConnectionState.DISCONNECTED
+        with trio.move_on_after(0.1) as scope:
+            await anext(client.messages)  # as on a client that never was connected
+        assert scope.cancelled_caught
 
 
 async def test_a_topic_that_is_no_utf8_is_counted_and_passed_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import select
+import signal
 import threading
 import time
 
@@ -165,6 +166,34 @@ async def test_the_end_of_the_thread_wakes_whoever_attends() -> None:
     mailbox.wake_attendant()
 
 
+def test_ctrl_c_interrupts_no_taking_in() -> None:
+    """It may end the program later, but not between a message's count and its place."""
+    got: list[News] = []
+
+    async def main() -> None:
+        def take_in() -> None:
+            signal.raise_signal(signal.SIGINT)
+            take_all(mailbox, got)
+
+        def tell() -> None:
+            while not mailbox._is_attended:
+                time.sleep(0.001)
+            mailbox.tell(Accepted())
+
+        mailbox = Mailbox(take_in)
+        thread = threading.Thread(target=tell)
+        thread.start()
+        try:
+            await mailbox.attend()
+        finally:
+            thread.join()
+            end(mailbox)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert got == [Accepted()]
+
+
 async def test_a_full_pair_is_no_obstacle() -> None:
     await trio.lowlevel.checkpoint()
     mailbox = Mailbox(lambda: None)
@@ -186,4 +215,5 @@ def test_without_a_trio_to_tell_the_thread_is_to_end() -> None:
     mailbox = trio.run(make)
     mailbox.tell(End(None))
     assert mailbox.is_interrupted
-    end(mailbox)
+    mailbox.close()
+    assert mailbox._trio_end.fileno() == -1  # there is no Trio to close it

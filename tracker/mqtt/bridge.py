@@ -69,6 +69,7 @@ class Bridge:
 
         With None, paho makes the socket itself, which `interrupt` cannot cut short.
         """
+        self._paho.owner = self._thread
         self._paho.connected_socket = sock
         try:
             self._handshake = sock.dup() if sock is not None else None
@@ -160,11 +161,15 @@ class Bridge:
                 await self._ended.wait()
         if self.end is None:
             self._logger.warning("The MQTT thread is stuck in a blocking call; left to itself")
-            self._is_left = True
-            if self._settled.is_set():
-                self._incoming.close(None)
-                self._mailbox.wake_attendant()
+            self._leave()
         self._let_go_of_handshake()
+
+    def _leave(self) -> None:
+        self._is_left = True
+        if self._settled.is_set():
+            self._incoming.close(None)
+            self._mailbox.wake_attendant()
+            self._on_change(ConnectionState.DISCONNECTED)
 
     def _take_in(self) -> None:
         """Take in all the thread's news. Runs in Trio, which an exception here would end."""
@@ -180,13 +185,17 @@ class Bridge:
         elif isinstance(news, Call):
             news.done.set()
         elif isinstance(news, Accepted):
-            self.has_session = news.has_session
-            self._let_go_of_handshake()
-            self._incoming.open(self._mailbox.attend)
-            self._settled.set()
-            self._on_change(ConnectionState.CONNECTED)
+            if not self._is_left:
+                self._open(news)
         else:
             self._finish(news)
+
+    def _open(self, accepted: Accepted) -> None:
+        self.has_session = accepted.has_session
+        self._let_go_of_handshake()
+        self._incoming.open(self._mailbox.attend)
+        self._settled.set()
+        self._on_change(ConnectionState.CONNECTED)
 
     def _finish(self, end: End) -> None:
         self.end = end
@@ -206,7 +215,8 @@ class Bridge:
             self._incoming.close(end.error)
         self._settled.set()
         self._ended.set()
-        self._on_change(ConnectionState.DISCONNECTED)
+        if not self._is_left:
+            self._on_change(ConnectionState.DISCONNECTED)
 
     def _let_go_of_handshake(self) -> None:
         if self._handshake is not None:

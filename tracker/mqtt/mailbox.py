@@ -73,6 +73,7 @@ class Mailbox:
         self._is_wake_due = False
         self._is_attended = False
         self._has_ended = False
+        self._is_run_over = False
         self._lock = threading.Lock()
         self._trio_end, self._thread_end = socket.socketpair()
         self._trio_end.setblocking(False)
@@ -91,6 +92,7 @@ class Mailbox:
         self._is_take_in_due = False
         return self._news.popleft() if self._news else None
 
+    @trio.lowlevel.enable_ki_protection  # while it waits, a Ctrl-C is heard; not in between
     async def attend(self) -> None:
         """Wait until the thread tells something, and take it in. One task at a time may.
 
@@ -147,12 +149,14 @@ class Mailbox:
                 self._token.run_sync_soon(self._take_in_soon)
             except trio.RunFinishedError:
                 # Nobody is left to tell, so nobody is left to serve.
-                self.is_interrupted = True
+                self.is_interrupted = self._is_run_over = True
 
     def close(self) -> None:
         """Close the thread's end, which it is not woken at after this. For the thread, at last."""
         with self._lock:
             self._thread_end.close()
+            if self._is_run_over:
+                self._trio_end.close()
 
 
 def _send_byte(sock: socket.socket) -> None:

@@ -91,7 +91,8 @@ class NetworkThread(threading.Thread):
             error = MqttError(f"The MQTT thread failed: {failure!r}")
             error.__cause__ = failure
         finally:
-            self._paho.close_socket()
+            if self._paho.owner is self:
+                self._paho.close_socket()
         self._flush_batch()
         self._mailbox.tell(End(error))
         self._mailbox.close()
@@ -143,11 +144,13 @@ class NetworkThread(threading.Thread):
                     pace.count(self._read_burst(reader))
             if mailbox.calls or mailbox.is_goodbye_wanted:
                 self._take_calls()
-            if client.want_write():
+            # Each call to paho may take so long that what it belongs to is over by then, and
+            # paho has another connection.
+            if client.want_write() and not mailbox.is_interrupted:
                 self._wants_write = False
                 client.loop_write()
             now = time.monotonic()
-            if now >= misc_at:
+            if now >= misc_at and not mailbox.is_interrupted:
                 misc_at = now + MISC_INTERVAL_S
                 client.loop_misc()
             self._flush_batch()
@@ -180,7 +183,9 @@ class NetworkThread(threading.Thread):
     def _take_calls(self) -> None:
         """Give paho the calls that wait, as far as there is room."""
         mailbox = self._mailbox
-        while mailbox.calls and len(self.handed) < HANDED_TO_PAHO_LIMIT:
+        while (
+            mailbox.calls and len(self.handed) < HANDED_TO_PAHO_LIMIT and not mailbox.is_interrupted
+        ):
             try:
                 call = mailbox.calls.popleft()
             except IndexError:
@@ -198,7 +203,7 @@ class NetworkThread(threading.Thread):
                 mailbox.tell(call)
             else:
                 self.handed[call.kind, mid] = call
-        if mailbox.is_goodbye_wanted:
+        if mailbox.is_goodbye_wanted and not mailbox.is_interrupted:
             mailbox.is_goodbye_wanted = False
             self._paho.disconnect()
 

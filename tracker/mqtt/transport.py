@@ -127,6 +127,9 @@ class PahoClient(paho.Client):
     connected_socket: socket.socket | None = None
 
     reader: SocketReader | None = None
+
+    # The thread whose connection it is: one that was stuck may outlive its own.
+    owner: object = None
     has_message_filters = False
 
     def message_callback_add(self, sub: str, callback: Any) -> None:
