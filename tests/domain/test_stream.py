@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from tests.domain.test_wire import response_body, texts
 from tests.event_stream import Dispatched, parse_event_stream
-from tests.fakes import FakeOutbox, ServedOutbox, gap_event, make_message
+from tests.fakes import BusyOutbox, FakeOutbox, ServedOutbox, gap_event, make_message
 from tracker.domain import wire
 from tracker.domain.event import HEARTBEAT, PING, closed, reconnect
+from tracker.domain.hub import Hub
 from tracker.domain.message import Message
+from tracker.domain.options import StreamOptions
 from tracker.domain.position import Position
 from tracker.domain.queue import Overflow, QueueLimits, Subscription
 from tracker.domain.reasons import CloseReason
@@ -542,3 +544,19 @@ def test_the_labels_of_the_metrics_stay_as_they_are() -> None:
     assert [t.name for t in (WEBSOCKET, WEBSOCKET_LINES, SSE_CHUNKED, SSE_BARE)] == [
         *("websocket", "websocket", "sse", "sse"),
     ]
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_NEW, Overflow.DROP_OLD])
+def test_a_position_from_before_the_ids_were_lost_is_not_told(overflow: Overflow) -> None:
+    """A client that is cut behind it would get again what it has had without ids."""
+    hub, outbox = Hub(epoch="e"), BusyOutbox()
+    message = make_message(1, epoch="e")
+    with hub.open_stream(["1"], outbox, SSE_BARE, StreamOptions(overflow=overflow)) as stream:
+        stream.set_max_rate(0.5)
+        hub.publish_batch([message])
+        stream.set_max_rate(None)
+        outbox.feed()
+        assert outbox.kernel == (
+            wire.sse_position(b"none") + message.without_id().sse() + wire.sse_position(b"e-1")
+        )
+        assert (len(stream.queue), stream.queue.events_waiting) == (0, 0)

@@ -90,7 +90,8 @@ class DropOldQueue(Queue):
             super()._keep_growing(gap, subscription)
 
     def strip_ids(self) -> None:
-        """Let the messages that wait leave without ids."""
+        """Let the messages that wait leave without ids, and drop the positions that wait."""
+        self._drop_positions()
         for places in self._places.values():
             for entry in places:
                 entry[0] = cast(Event, entry[0]).without_id()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from tracker.domain.event import PING, Event, Gap, Place
+from tracker.domain.event import NOTHING, PING, Event, Gap, Place
 from tracker.domain.message import Message
 from tracker.domain.reasons import Drop
 from tracker.domain.totals import Totals
@@ -288,11 +288,22 @@ class Queue:
         subscription.gap = gap
 
     def strip_ids(self) -> None:
-        """Let the messages that wait leave without ids."""
+        """Let the messages that wait leave without ids, and drop the positions that wait."""
+        self._drop_positions()
         self.entries = deque(
             (event if subscription is None else event.without_id(), subscription)
             for event, subscription in self.entries
         )
+
+    def _drop_positions(self) -> None:
+        # From one of them a client would resume as if it had nothing of what is without ids.
+        kept = deque(
+            entry
+            for entry in self.entries
+            if entry[0] is NOTHING or entry[0].without_id() is not NOTHING
+        )
+        self.events_waiting -= len(self.entries) - len(kept)
+        self.entries = kept
 
     def oldest_ns(self) -> int | None:
         """When the oldest message that waits was received, or None: none waits."""
