@@ -351,7 +351,7 @@ async def test_a_cancelled_enter_or_exit_leaves_nothing(broker: Mosquitto) -> No
     async for _ in cancelled_everywhere(enter_and_leave):
         assert client.state.value is ConnectionState.DISCONNECTED
         assert mqtt_threads() == 0
-        # The lookup of a name that was cancelled reads its files to the end, in Trio's thread.
+        # A name lookup that was cancelled goes on in Trio's thread, with a file of its own.
         await eventually(lambda: open_descriptors() <= descriptors)
     async with client:
         await assert_echo(client)

@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import select
 import signal
+import sys
 import threading
-import time
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -25,8 +26,17 @@ def take_all(mailbox: Mailbox, into: list[News]) -> None:
 
 def end(mailbox: Mailbox) -> None:
     """What the thread does at last, and then Trio."""
-    mailbox.close()
-    mailbox.end()
+    mailbox.close_thread_end()
+    mailbox.close_trio_end()
+
+
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Have the interpreter change threads between any two steps, not every 5 ms."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval_s)
 
 
 async def test_news_from_a_thread_arrive_whole_and_in_order() -> None:
@@ -81,9 +91,9 @@ async def test_a_wake_up_is_seen_once_and_never_lost() -> None:
         assert len(poller.poll(1000)) == 1
         mailbox.take_wake_bytes()
         assert poller.poll(0) == []
-    mailbox.close()
+    mailbox.close_thread_end()
     mailbox.wake_thread()
-    mailbox.end()
+    mailbox.close_trio_end()
     mailbox.wake_thread()
 
 
@@ -113,7 +123,24 @@ async def test_what_is_told_between_two_who_attend_wakes_the_second() -> None:
     end(mailbox)
 
 
-async def test_nothing_is_lost_by_whoever_stops_attending() -> None:
+async def test_what_is_told_when_the_last_news_were_just_taken_in_is_no_byte_to_nobody() -> None:
+    got: list[News] = []
+
+    def take_in() -> None:
+        take_all(mailbox, got)
+        if got == [Accepted()]:
+            mailbox.tell(End(None))
+
+    mailbox = Mailbox(take_in)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.attend)
+        await wait_all_tasks_blocked()
+        mailbox.tell(Accepted())
+    await eventually(lambda: got == [Accepted(), End(None)])
+    end(mailbox)
+
+
+async def test_nothing_is_lost_by_whoever_stops_attending(often_switching: None) -> None:
     """A thread tells as fast as it can, while a task attends and is cancelled at any moment."""
     got: list[News] = []
     mailbox = Mailbox(lambda: take_all(mailbox, got))
@@ -122,10 +149,8 @@ async def test_nothing_is_lost_by_whoever_stops_attending() -> None:
     ]
 
     def tell() -> None:
-        for number, news in enumerate(sent):
+        for news in sent:
             mailbox.tell(news)
-            if number % 10 == 0:
-                time.sleep(0)
 
     thread = threading.Thread(target=tell)
     thread.start()
@@ -149,13 +174,13 @@ async def test_the_end_of_the_thread_wakes_whoever_attends() -> None:
     def take_in() -> None:
         take_all(mailbox, got)
         if got:
-            mailbox.end()
+            mailbox.close_trio_end()
 
     mailbox = Mailbox(take_in)
 
     def end_thread() -> None:
         mailbox.tell(End(None))
-        mailbox.close()
+        mailbox.close_thread_end()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mailbox.attend)
@@ -175,19 +200,17 @@ def test_ctrl_c_interrupts_no_taking_in() -> None:
             signal.raise_signal(signal.SIGINT)
             take_all(mailbox, got)
 
-        def tell() -> None:
-            while not mailbox._is_attended:
-                time.sleep(0.001)
+        async def tell() -> None:
+            await wait_all_tasks_blocked()
             mailbox.tell(Accepted())
 
         mailbox = Mailbox(take_in)
-        thread = threading.Thread(target=tell)
-        thread.start()
-        try:
-            await mailbox.attend()
-        finally:
-            thread.join()
-            end(mailbox)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            try:
+                await mailbox.attend()
+            finally:
+                end(mailbox)
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
@@ -202,9 +225,9 @@ async def test_a_full_pair_is_no_obstacle() -> None:
             mailbox._thread_end.send(bytes(65536))
     mailbox.wake_attendant()
     await mailbox.attend()
-    mailbox.end()
+    mailbox.close_trio_end()
     mailbox.wake_attendant()  # there is no other end
-    mailbox.close()
+    mailbox.close_thread_end()
 
 
 def test_without_a_trio_to_tell_the_thread_is_to_end() -> None:
@@ -215,5 +238,5 @@ def test_without_a_trio_to_tell_the_thread_is_to_end() -> None:
     mailbox = trio.run(make)
     mailbox.tell(End(None))
     assert mailbox.is_interrupted
-    mailbox.close()
+    mailbox.close_thread_end()
     assert mailbox._trio_end.fileno() == -1  # there is no Trio to close it

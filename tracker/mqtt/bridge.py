@@ -76,8 +76,8 @@ class Bridge:
             self._thread.start()
         except BaseException:
             self._paho.close_socket()
-            self._mailbox.close()
-            self._mailbox.end()
+            self._mailbox.close_thread_end()
+            self._mailbox.close_trio_end()
             self._let_go_of_handshake()
             raise
 
@@ -161,15 +161,15 @@ class Bridge:
                 await self._ended.wait()
         if self.end is None:
             self._logger.warning("The MQTT thread is stuck in a blocking call; left to itself")
-            self._leave()
+            self._is_left = True
+            self._tell_end(None)
+            self._mailbox.wake_attendant()
         self._let_go_of_handshake()
 
-    def _leave(self) -> None:
-        self._is_left = True
+    def _tell_end(self, cause: Exception | None) -> None:
         if self._settled.is_set():
-            self._incoming.close(None)
-            self._mailbox.wake_attendant()
-            self._on_change(ConnectionState.DISCONNECTED)
+            self._incoming.close(cause)
+        self._on_change(ConnectionState.DISCONNECTED)
 
     def _take_in(self) -> None:
         """Take in all the thread's news. Runs in Trio, which an exception here would end."""
@@ -201,7 +201,7 @@ class Bridge:
         self.end = end
         # It sent this as its last act, so this waits for a few instructions at most.
         self._thread.join(END_DEADLINE_S)
-        self._mailbox.end()
+        self._mailbox.close_trio_end()
         self._let_go_of_handshake()
         for call in (*self._thread.handed.values(), *self._mailbox.calls):
             call.error = MqttCodeError(
@@ -211,12 +211,10 @@ class Bridge:
             call.done.set()
         self._thread.handed.clear()
         self._mailbox.calls.clear()
-        if self._settled.is_set() and not self._is_left:
-            self._incoming.close(end.error)
+        if not self._is_left:
+            self._tell_end(end.error)
         self._settled.set()
         self._ended.set()
-        if not self._is_left:
-            self._on_change(ConnectionState.DISCONNECTED)
 
     def _let_go_of_handshake(self) -> None:
         if self._handshake is not None:

@@ -109,7 +109,7 @@ class Mailbox:
             self._is_attended = False
             self._take_in()
             if self._has_ended:
-                self.end()
+                self.close_trio_end()
 
     def _take_in_soon(self) -> None:
         self._take_in()
@@ -121,8 +121,8 @@ class Mailbox:
         with self._lock:  # or the thread could close its end in between
             _send_byte(self._thread_end)
 
-    def end(self) -> None:
-        """Close Trio's end, once nobody attends any more. For Trio, after the thread's end."""
+    def close_trio_end(self) -> None:
+        """Close the other end, as soon as nobody attends. For Trio, after the thread's."""
         self._has_ended = True
         if not self._is_attended:
             with self._lock:
@@ -151,8 +151,8 @@ class Mailbox:
                 # Nobody is left to tell, so nobody is left to serve.
                 self.is_interrupted = self._is_run_over = True
 
-    def close(self) -> None:
-        """Close the thread's end, which it is not woken at after this. For the thread, at last."""
+    def close_thread_end(self) -> None:
+        """Close the end at which the thread is woken. For the thread, as its last act."""
         with self._lock:
             self._thread_end.close()
             if self._is_run_over:

@@ -95,7 +95,7 @@ class NetworkThread(threading.Thread):
                 self._paho.close_socket()
         self._flush_batch()
         self._mailbox.tell(End(error))
-        self._mailbox.close()
+        self._mailbox.close_thread_end()
 
     def _set_callbacks(self) -> None:
         client = self._paho
