@@ -365,8 +365,8 @@ async def test_two_gateways_with_one_id_are_told(
     links = [make_link(broker.url, client_id="gateway", protocol=protocol) for _ in range(2)]
     async with running(links[0]), running(links[1]):
         for link in links:
-            await until(link, lambda state: "client id" in state.reason)
-            assert "another client seems to use the client id 'gateway'" in link.state.value.reason
+            state = await until(link, lambda state: "client id" in state.reason)
+            assert "another client seems to use the client id 'gateway'" in state.reason
         before = len(caplog.records)
         for link in links:
             reconnects = link.state.value.reconnects
